@@ -1,0 +1,1 @@
+"""cpumap-lab: integration tests for kernel/bpf/cpumap.c on real kernels."""

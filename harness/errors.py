@@ -1,0 +1,95 @@
+"""The one exception tree. Every message says what was tried, what was seen and what to do."""
+
+from __future__ import annotations
+
+
+class LabError(Exception):
+    """Base of all errors that cpumap-lab raises on purpose.
+
+    Args:
+        message: what was tried and what was seen, in one or two sentences.
+        remedy: what the reader can do about it.
+    """
+
+    exit_status = 125
+    """Exit status of a command that ends with this error (see `harness.verdict`)."""
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  remedy: {self.remedy}" if self.remedy else self.message
+
+
+class UserError(LabError):
+    """The request itself is wrong: a spec, a file, an option."""
+
+    exit_status = 2
+
+
+class KernelNotFound(UserError):
+    """A kernel spec that names nothing we can get."""
+
+
+class ScenarioError(UserError):
+    """A scenario file that is not a scenario."""
+
+
+class FetchFailed(LabError):
+    """A package or index could not be brought from the mirror."""
+
+
+class CacheError(LabError):
+    """The cache cannot be written (no space, no permission)."""
+
+
+class ToolMissing(LabError):
+    """A program or library that the lab needs is not on this machine."""
+
+
+class QemuFailed(LabError):
+    """QEMU did not start, died, or refused a command."""
+
+
+class BootFailed(LabError):
+    """The guest did not reach the agent's hello.
+
+    Attributes:
+        phase: the last phase reached ("none", "firmware", "kernel", "init", "agent").
+        console: the tail of the serial console.
+        crashed: True when the console shows that the kernel died; False for a silent hang.
+    """
+
+    def __init__(
+        self, message: str, *, phase: str, console: str, crashed: bool = False, remedy: str = ""
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.phase = phase
+        self.console = console
+        self.crashed = crashed
+
+
+class AgentLost(LabError):
+    """The guest agent missed a deadline or its link closed."""
+
+
+class GuestError(LabError):
+    """A system call or operation in the guest failed when it had to succeed.
+
+    Attributes:
+        errno: the guest's errno, positive.
+    """
+
+    def __init__(self, message: str, *, errno: int, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.errno = errno
+
+
+class TrafficError(LabError):
+    """Frames could not be injected in full."""
+
+
+class TraceError(LabError):
+    """A trace that cannot be decoded."""

@@ -1,0 +1,34 @@
+"""Where cpumap-lab keeps what it makes: nothing but the cache directory and the results."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+from harness.errors import CacheError
+
+REPO = Path(__file__).resolve().parent.parent
+"""The checkout (guest sources and built guest objects live here)."""
+
+
+def cache_dir(*parts: str) -> Path:
+    """Return a directory below the cache, made if needed.
+
+    `CPUMAP_LAB_CACHE` names the cache; else it is the XDG cache directory's `cpumap-lab`.
+
+    Raises:
+        CacheError: the directory cannot be made.
+    """
+    named = os.environ.get("CPUMAP_LAB_CACHE")
+    root = Path(named) if named else Path(platformdirs.user_cache_dir("cpumap-lab"))
+    path = root.joinpath(*parts)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CacheError(
+            f"cannot make the cache directory {path}: {error.strerror}",
+            remedy="set CPUMAP_LAB_CACHE to a directory that you can write",
+        ) from error
+    return path
