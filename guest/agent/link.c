@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "link.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#define MAGIC 0x4c4d5043u /* "CPML" */
+
+struct header {
+	uint32_t magic, len, crc;
+};
+
+int link_fill(struct link *link)
+{
+	for (;;) {
+		if (link->cap - link->len < 65536) {
+			link->cap = link->cap * 2 + 131072;
+			link->in = realloc(link->in, link->cap);
+			if (!link->in)
+				abort();
+		}
+		ssize_t n = read(link->fd, link->in + link->len, link->cap - link->len);
+		if (n > 0)
+			link->len += n;
+		else if (n == 0)
+			return -1;
+		else if (errno != EINTR)
+			return errno == EAGAIN ? 0 : -1;
+	}
+}
+
+static void skip(struct link *link, size_t n)
+{
+	link->len -= n;
+	memmove(link->in, link->in + n, link->len);
+}
+
+int link_take(struct link *link, char **body, size_t *len)
+{
+	struct header head;
+
+	while (link->len >= sizeof(head)) {
+		memcpy(&head, link->in, sizeof(head));
+		if (head.magic != MAGIC || head.len > LINK_MAX) {
+			skip(link, 1);
+			continue;
+		}
+		if (link->len < sizeof(head) + head.len)
+			return 0;
+		const unsigned char *data = (unsigned char *)link->in + sizeof(head);
+		if (crc32(0, data, head.len) != head.crc) {
+			skip(link, 1);
+			continue;
+		}
+		*body = malloc(head.len + 1);
+		if (!*body)
+			abort();
+		memcpy(*body, data, head.len);
+		*len = head.len;
+		skip(link, sizeof(head) + head.len);
+		return 1;
+	}
+	return 0;
+}
+
+static void write_all(int fd, const char *data, size_t len)
+{
+	while (len) {
+		ssize_t n = write(fd, data, len);
+		if (n > 0) {
+			data += n;
+			len -= n;
+		} else {
+			/* the port is full, or nobody is at the other end: look again soon */
+			poll(&(struct pollfd){ .fd = fd, .events = POLLOUT }, 1, 50);
+		}
+	}
+}
+
+void link_send(struct link *link, const char *body, size_t len)
+{
+	struct header head = { MAGIC, len, crc32(0, (const unsigned char *)body, len) };
+	char *frame = malloc(sizeof(head) + len);
+
+	if (!frame)
+		abort();
+	memcpy(frame, &head, sizeof(head));
+	memcpy(frame + sizeof(head), body, len);
+	write_all(link->fd, frame, sizeof(head) + len);
+	free(frame);
+}

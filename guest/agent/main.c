@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * cpumap-lab's guest agent, PID 1 of the guest: mounts the pseudo file systems, loads the modules
+ * that the initramfs lists, finds its virtio-serial port and serves the host. Mechanism only.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "link.h"
+#include "task.h"
+
+#define PORT_NAME "cpumap-lab.agent"
+#define PORTS "/sys/class/virtio-ports"
+
+static void mount_all(void)
+{
+	static const char *const table[][3] = {
+		{ "proc", "/proc", "proc" },
+		{ "sysfs", "/sys", "sysfs" },
+		{ "devtmpfs", "/dev", "devtmpfs" },
+		{ "tmpfs", "/tmp", "tmpfs" },
+		{ "bpf", "/sys/fs/bpf", "bpf" },
+		{ "debugfs", "/sys/kernel/debug", "debugfs" },
+		{ "tracefs", "/sys/kernel/tracing", "tracefs" },
+	};
+
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+		mkdir(table[i][1], 0755);
+		if (mount(table[i][0], table[i][1], table[i][2], 0, NULL))
+			fprintf(stderr, "cpumap-lab: mount %s: %m\n", table[i][1]);
+	}
+}
+
+static void say_to_console(void)
+{
+	int fd = open("/dev/console", O_RDWR | O_NOCTTY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	for (int i = 0; i < 3; i++)
+		dup2(fd, i);
+	setvbuf(stdout, NULL, _IONBF, 0);
+	printf("cpumap-lab: init\n");
+}
+
+static void load_modules(void)
+{
+	char name[256], path[300];
+	FILE *order = fopen("/modules/order", "re");
+
+	while (order && fgets(name, sizeof(name), order)) {
+		name[strcspn(name, "\n")] = 0;
+		snprintf(path, sizeof(path), "/modules/%s", name);
+		int fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST))
+			fprintf(stderr, "cpumap-lab: module %s: %m\n", name);
+		if (fd >= 0)
+			close(fd);
+	}
+	if (order)
+		fclose(order);
+}
+
+static int open_port(void)
+{
+	char path[512], name[64];
+	int fd = -1;
+	DIR *ports = opendir(PORTS);
+
+	for (struct dirent *e; ports && fd < 0 && (e = readdir(ports));) {
+		snprintf(path, sizeof(path), PORTS "/%s/name", e->d_name);
+		FILE *f = fopen(path, "re");
+		if (f && fgets(name, sizeof(name), f) && !strncmp(name, PORT_NAME, strlen(PORT_NAME))) {
+			snprintf(path, sizeof(path), "/dev/%s", e->d_name);
+			fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+		}
+		if (f)
+			fclose(f);
+	}
+	if (ports)
+		closedir(ports);
+	return fd;
+}
+
+static void serve(int fd)
+{
+	struct link link = { .fd = fd };
+	struct pollfd ready[2] = {
+		{ .fd = fd, .events = POLLIN },
+		{ .fd = task_init(), .events = POLLIN },
+	};
+
+	for (;;) {
+		char *body;
+		size_t len;
+		/* the time-out is a second chance for a wake-up that the console driver lost */
+		poll(ready, 2, 500);
+		if (link_fill(&link) < 0)
+			usleep(5000); /* the host is not there (yet, or any more) */
+		while (link_take(&link, &body, &len))
+			task_submit(body, len);
+		while (task_answer(&body, &len)) {
+			link_send(&link, body, len);
+			free(body);
+		}
+	}
+}
+
+int main(void)
+{
+	int fd = -1;
+
+	mount_all();
+	say_to_console();
+	signal(SIGPIPE, SIG_IGN);
+	setrlimit(RLIMIT_MEMLOCK, &(struct rlimit){ RLIM_INFINITY, RLIM_INFINITY });
+	load_modules();
+	/* the port appears some time after the driver has probed */
+	for (int i = 0; fd < 0 && i < 2000; i++) {
+		fd = open_port();
+		if (fd < 0)
+			usleep(10000);
+	}
+	if (fd < 0) {
+		fprintf(stderr, "cpumap-lab: no virtio-serial port named " PORT_NAME "\n");
+		sync();
+		reboot(RB_POWER_OFF);
+	}
+	printf("cpumap-lab: agent ready\n");
+	serve(fd);
+}

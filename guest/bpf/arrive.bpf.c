@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* At tc ingress, behind the cpumap: note of each numbered frame where it reached the stack. */
+#include <linux/pkt_cls.h>
+
+#include "tag.h"
+
+/* What to answer: TC_ACT_OK hands the frame on to its socket, TC_ACT_SHOT ends it here. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} answer SEC(".maps");
+
+SEC("tc")
+int arrive(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct headers headers;
+	__u32 zero = 0;
+
+	__u32 *act = bpf_map_lookup_elem(&answer, &zero);
+	if (!act || find_tag(data, end, &headers)) {
+		count_stray();
+		return TC_ACT_OK;
+	}
+	struct hop *hop = bpf_map_lookup_elem(&hops, &headers.tag.frame);
+	if (!hop) {
+		count_stray();
+		return TC_ACT_OK;
+	}
+	note_hop(hop, *act, 0, skb->len);
+	return *act;
+}
+
+char LICENSE[] SEC("license") = "GPL";
