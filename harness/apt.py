@@ -1,0 +1,543 @@
+"""A private apt: the Debian archive, signatures verified, no root, the machine's own apt untouched.
+
+apt itself does the work, told by `-c` to use a state directory below the cache and a source list of
+its own. The mirror is the one that the machine's apt is configured for, asked at run time from
+`apt-get indextargets`; the machine's other apt settings (proxies, timeouts) hold, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.deb import version_key
+from harness.errors import CacheError, FetchFailed, ToolMissing
+from harness.landing import LOCK_DEADLINE, cache_errors, locked, write_atomically
+from harness.paths import cache_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being fetched, and how much of how much (bytes; percent for indices)."""
+
+SUITES = (
+    "bullseye",
+    "bookworm",
+    "bookworm-backports",
+    "trixie",
+    "trixie-backports",
+    "sid",
+    "experimental",
+)
+SECURITY_SUITES = ("bullseye-security", "bookworm-security", "trixie-security")
+KEYRINGS = (
+    Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
+    Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
+)
+FRESH = 6 * 3600.0
+"""Seconds after which the indices are brought again."""
+
+_NO_APT = "fetch on a Debian machine, or use a kernel of your own: path:BZIMAGE[,modules=DIR]"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Package:
+    """One version of a binary package.
+
+    Attributes:
+        name: the package name.
+        version: the Debian version.
+        suites: the suites that carry this version.
+        sha256: of the .deb, from the signed index.
+        size: of the .deb, in bytes.
+        depends: its Depends field, "" when it has none.
+    """
+
+    name: str
+    version: str
+    suites: tuple[str, ...]
+    sha256: str
+    size: int
+    depends: str = ""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The Debian archive as the machine's mirror has it.
+
+    Attributes:
+        root: apt's private state, source lists and unfinished downloads.
+    """
+
+    root: Path = field(default_factory=lambda: cache_dir("apt"))
+
+    def refresh(self, *, force: bool = False, progress: Progress | None = None) -> tuple[str, ...]:
+        """Bring the package indices if they are older than `FRESH` (or at once, by `force`).
+
+        Returns:
+            Notes on suites that the mirror lacks or that could not be brought now; an index of an
+            earlier time goes on serving.
+
+        Raises:
+            FetchFailed: no index at all could be had.
+            ToolMissing: no apt, or no Debian keyring, on this machine.
+            CacheError: the disk is full or not writable.
+        """
+        with locked(self.root / "apt"):
+            return self._refresh(force=force, progress=progress)
+
+    def age(self) -> float:
+        """Return the seconds since the indices were last brought (infinity if never)."""
+        try:
+            return max(0.0, time.time() - self._stamp.stat().st_mtime)
+        except FileNotFoundError:
+            return float("inf")
+
+    def packages(self, pattern: str, *, progress: Progress | None = None) -> list[Package]:
+        """Return all versions of the packages whose whole name matches a POSIX extended regex.
+
+        Raises:
+            FetchFailed, ToolMissing, CacheError: as `refresh`.
+        """
+        with locked(self.root / "apt"):
+            self._refresh(progress=progress)
+            found = self._apt("apt-cache", "search", "--names-only", f"^({pattern})$")
+            names = sorted({line.split(" ", 1)[0] for line in found.splitlines()})
+            return self._describe(names)
+
+    def closure(
+        self,
+        name: str,
+        codename: str,
+        *,
+        always: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> list[Package]:
+        """Return the newest `name` of a release or its backports, and what it needs beyond dpkg's.
+
+        The machine's own dpkg status counts as installed, so that only what is missing or must be
+        newer is listed; recommended packages are left out. `name` itself comes last.
+
+        Args:
+            name: the package wanted.
+            codename: the machine's own release, like "bookworm".
+            always: packages of the closure to list even if the machine has them installed.
+            progress: told about the indices.
+
+        Raises:
+            FetchFailed: the release has no such package, or apt cannot satisfy what it needs.
+            ToolMissing, CacheError: as `refresh`.
+        """
+        own = (codename, f"{codename}-updates", f"{codename}-security", f"{codename}-backports")
+
+        def newest(package_name: str) -> Package:
+            offered = [p for p in self._describe([package_name]) if set(p.suites) & set(own)]
+            if not offered:
+                raise FetchFailed(
+                    f"the mirror has no {package_name} for {codename}",
+                    remedy=f"install {name} with the machine's own package manager",
+                )
+            return max(offered, key=lambda package: version_key(package.version))
+
+        with locked(self.root / "apt"):
+            self._refresh(progress=progress)
+            wanted = newest(name)
+            lines = self._source_list.read_text().splitlines(keepends=True)
+            narrow = self.root / "own.list"
+            write_atomically(
+                narrow, "".join(line for line in lines if line.split()[-2] in own).encode()
+            )
+            backports = f"{codename}-backports"
+            plan = self._apt(
+                "apt-get",
+                *("-o", f"Dir::Etc::sourcelist={narrow}"),
+                # The package cache on disk belongs to the full source list.
+                *("-o", "Dir::Cache::pkgcache="),
+                *(("--target-release", backports) if backports in wanted.suites else ()),
+                *("--no-install-recommends", "--simulate", "install"),
+                f"{name}={wanted.version}",
+            )
+            steps = re.findall(r"^Inst (\S+?)(?::\S+)? (?:\[\S+\] )?\((\S+) ", plan, re.MULTILINE)
+            names = [step[0] for step in steps]
+            known = {(p.name, p.version): p for p in self._describe(names)}
+            return [
+                *(newest(other) for other in always if other not in names),
+                *(known[step] for step in steps if step[0] != name),
+                wanted,
+            ]
+
+    def download(
+        self, packages: Sequence[Package], into: Path, *, progress: Progress | None = None
+    ) -> list[Path]:
+        """Bring packages into a directory, each file whole and its sha256 verified.
+
+        A download that was cut off goes on where it stopped, as apt does it.
+
+        Args:
+            packages: what to bring.
+            into: a directory on the cache's file system, made if needed.
+            progress: told the bytes.
+
+        Returns:
+            One path per package, in order.
+
+        Raises:
+            FetchFailed: the mirror could not be reached, lacks a file, or served another content.
+            ToolMissing, CacheError: as `refresh`.
+        """
+        work = self.root / "partial"
+        targets = [into / f"{package.name}_{package.version}.deb" for package in packages]
+        with locked(self.root / "apt"), cache_errors(str(into)):
+            work.mkdir(exist_ok=True)
+            into.mkdir(parents=True, exist_ok=True)
+            self._apt(
+                "apt-get",
+                "download",
+                *(f"{package.name}={package.version}" for package in packages),
+                cwd=work,
+                progress=progress,
+                what=" ".join(package.name for package in packages),
+                total=sum(package.size for package in packages),
+            )
+            for package, target in zip(packages, targets, strict=True):
+                # apt writes under the final name from the first byte on: the name proves nothing.
+                brought = _brought(work, package)
+                if brought is None or sha256_of(brought) != package.sha256:
+                    if brought is not None:
+                        brought.unlink()
+                    raise FetchFailed(
+                        f"{package.name} {package.version} did not arrive with the sha256 "
+                        f"of its signed index, {package.sha256}",
+                        remedy="try again; if it stays, the mirror is being updated or is damaged",
+                    )
+                brought.replace(target)
+        return targets
+
+    def sweep(self) -> None:
+        """Remove what downloads that were never taken up again left.
+
+        Raises:
+            CacheError: no permission.
+        """
+        with locked(self.root / "apt"), cache_errors(str(self.root)):
+            for path in self.root.glob("partial/*"):
+                path.unlink()
+
+    # What follows runs with the lock held.
+
+    @property
+    def _stamp(self) -> Path:
+        return self.root / "refreshed.json"
+
+    @property
+    def _source_list(self) -> Path:
+        return self.root / "sources.list"
+
+    def _refresh(self, *, force: bool = False, progress: Progress | None = None) -> tuple[str, ...]:
+        if not force and self.age() < FRESH:
+            return tuple(json.loads(self._stamp.read_text())["notes"])
+        self._configure()
+        with cache_errors(str(self.root)):
+            (self.root / "lists" / "partial").mkdir(parents=True, exist_ok=True)
+            (self.root / "archives" / "partial").mkdir(parents=True, exist_ok=True)
+        code, out, err = self._run(
+            "apt-get", "update", what="package indices", total=100, progress=progress
+        )
+        complaints = [line for line in err.splitlines() if line.startswith(("E:", "W:"))]
+        usable = self._suites()
+        if not usable or "No space left" in err:
+            raise _failure("apt-get update", err or out)
+        notes = [
+            f"{suite}: {_reason(suite, complaints)}"
+            for suite in _suite_names(self._source_list.read_text())
+            if suite not in usable
+        ]
+        if code and not re.search(r"^(Get|Hit):\d+ .*InRelease", out, re.MULTILINE):
+            # Nothing answered: the old indices serve, and the next command asks again.
+            notes.append(f"the mirror does not answer, old indices are used: {complaints[-1:]}")
+        else:
+            write_atomically(self._stamp, json.dumps({"notes": notes}).encode())
+        return tuple(notes)
+
+    def _configure(self) -> None:
+        keyring = next((path for path in KEYRINGS if path.exists()), None)
+        if keyring is None:
+            raise ToolMissing(
+                f"no Debian archive keyring ({KEYRINGS[0]}) to verify packages with",
+                remedy="install the package debian-archive-keyring",
+            )
+        codename = own_codename()
+        main, security = pick_mirrors(machine_sources(), codename)
+        # The machine's own release may be newer than this list: QEMU comes from there.
+        suites = dict.fromkeys(
+            [*SUITES, *([codename, f"{codename}-backports"] if codename else [])]
+        )
+        security_suites = dict.fromkeys(
+            [*SECURITY_SUITES, *([f"{codename}-security"] if codename else [])]
+        )
+        pairs = [(main, suite) for suite in suites]
+        if security:
+            pairs += [(security, suite) for suite in security_suites]
+        options = f"[arch=amd64 signed-by={keyring}]"
+        write_atomically(
+            self._source_list,
+            "".join(f"deb {options} {uri} {suite} main\n" for uri, suite in pairs).encode(),
+        )
+        write_atomically(self.root / "apt.conf", _CONFIGURATION.format(root=self.root).encode())
+
+    def _suites(self) -> set[str]:
+        rows = self._apt(
+            "apt-get", "indextargets", "--format", "$(CREATED_BY) $(RELEASE)"
+        ).splitlines()
+        return {row.split()[1] for row in rows if row.startswith("Packages ")}
+
+    def _describe(self, names: Iterable[str]) -> list[Package]:
+        names = list(names)
+        if not names:
+            return []
+        suites: dict[tuple[str, str], dict[str, None]] = {}
+        for line in self._apt("apt-cache", "madison", *names).splitlines():
+            name, version, source = (cell.strip() for cell in line.split("|"))
+            if source.endswith("Packages"):
+                suite = source.split()[1].partition("/")[0]
+                suites.setdefault((name, version), {})[suite] = None
+        found: dict[tuple[str, str], Package] = {}
+        for stanza in self._apt("apt-cache", "show", *names, tolerate=True).split("\n\n"):
+            fields = dict(re.findall(r"^([\w-]+): (.*)$", stanza, re.MULTILINE))
+            key = fields.get("Package", ""), fields.get("Version", "")
+            if "SHA256" in fields and key in suites:
+                found[key] = Package(
+                    *key,
+                    suites=tuple(suites[key]),
+                    sha256=fields["SHA256"],
+                    size=int(fields["Size"]),
+                    depends=fields.get("Depends", ""),
+                )
+        return sorted(
+            found.values(), key=lambda package: (package.name, version_key(package.version))
+        )
+
+    def _apt(
+        self,
+        tool: str,
+        *arguments: str,
+        cwd: Path | None = None,
+        tolerate: bool = False,
+        what: str = "",
+        total: int = 0,
+        progress: Progress | None = None,
+    ) -> str:
+        code, out, err = self._run(
+            tool, *arguments, cwd=cwd, what=what, total=total, progress=progress
+        )
+        if code and not tolerate:
+            raise _failure(f"{tool} {' '.join(arguments)}", err or out)
+        return out
+
+    def _run(
+        self,
+        tool: str,
+        *arguments: str,
+        cwd: Path | None = None,
+        what: str = "",
+        total: int = 0,
+        progress: Progress | None = None,
+    ) -> tuple[int, str, str]:
+        # apt holds the lock itself, through flock(1): if this process is killed, an apt that
+        # outlives it still keeps others out of its unfinished files.
+        command = [
+            *("flock", "--no-fork", "--timeout", f"{LOCK_DEADLINE:.0f}", str(self.root / "busy")),
+            tool,
+            *("-c", str(self.root / "apt.conf")),
+        ]
+        read, write = os.pipe()
+        with (
+            open(read) as status,
+            tempfile.TemporaryFile("w+") as out,
+            tempfile.TemporaryFile("w+") as err,
+        ):
+            try:
+                process = _start(
+                    [*command, "-o", f"APT::Status-Fd={write}", *arguments],
+                    cwd=cwd,
+                    stdout=out,
+                    stderr=err,
+                    pass_fds=(write,),
+                )
+            finally:
+                os.close(write)
+            try:
+                for line in status:
+                    kind, _, rest = line.partition(":")
+                    if kind == "dlstatus" and progress and total:
+                        progress(what, int(float(rest.split(":")[1]) * total / 100), total)
+                code = process.wait()
+            except BaseException:
+                process.kill()
+                process.wait()
+                raise
+            out.seek(0)
+            err.seek(0)
+            return code, out.read(), err.read()
+
+
+_CONFIGURATION = """\
+Dir::State "{root}/";
+Dir::State::lists "lists/";
+Dir::State::status "/var/lib/dpkg/status";
+Dir::Cache "{root}/";
+Dir::Cache::archives "archives/";
+Dir::Cache::pkgcache "pkgcache.bin";
+Dir::Cache::srcpkgcache "";
+Dir::Etc::sourcelist "{root}/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+// The machine's hooks are for the machine's own packages.
+#clear APT::Update;
+#clear DPkg::Post-Invoke;
+APT::Update::Error-Mode "any";
+APT::Architecture "amd64";
+APT::Sandbox::User "";
+APT::Get::Show-User-Simulation-Note "false";
+Acquire::Languages "none";
+Acquire::Retries "3";
+// An archived release is signed but no longer re-dated, and old kernels are what we come for.
+Acquire::Check-Valid-Until "false";
+"""
+
+
+def own_codename() -> str:
+    """Return the machine's own release, like "bookworm" ("" if it does not say)."""
+    try:
+        return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One package index that the machine's apt is configured for (apt's index target)."""
+
+    uri: str
+    release: str
+    component: str
+    origin: str
+
+
+def machine_sources() -> list[Source]:
+    """Return the package indices that the machine's own apt is configured for.
+
+    Raises:
+        ToolMissing: no apt on this machine.
+        FetchFailed: apt does not understand its own configuration.
+    """
+    fields = "$(CREATED_BY)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(ORIGIN)"
+    rows: list[Source] = []
+    # With release information only those already downloaded are listed, and a fresh container has
+    # none; without, the origin is not known.
+    for options in ([], ["--no-release-info"]):
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            command = ["apt-get", "indextargets", *options, "--format", fields]
+            code = _start(command, stdout=out, stderr=err).wait()
+            out.seek(0)
+            err.seek(0)
+            if code:
+                raise _failure(" ".join(command), err.read())
+            for line in out:
+                created_by, *cells = line.strip().split("|")
+                if created_by == "Packages" and len(cells) == 4:
+                    rows.append(Source(*cells))
+        if rows:
+            break
+    return rows
+
+
+def pick_mirrors(sources: Sequence[Source], codename: str) -> tuple[str, str | None]:
+    """Return the URI of the main Debian archive and that of the security archive, if configured.
+
+    Args:
+        sources: what the machine's apt is configured for.
+        codename: the machine's own release.
+
+    Raises:
+        FetchFailed: no Debian archive among them.
+    """
+    aliases = {codename, "stable", "oldstable", "testing", "unstable", "sid"}
+    updates = {source.uri for source in sources if source.release.endswith("-updates")}
+    main = [s for s in sources if s.component == "main" and s.release in aliases]
+    # A third party's repository may bear the same release name; only Debian's own has the origin,
+    # and (before any index is there) the -updates suite beside it.
+    main.sort(key=lambda s: (s.origin != "Debian", s.uri not in updates))
+    if not main:
+        raise FetchFailed(
+            "the machine's apt is not configured for a Debian archive",
+            remedy=_NO_APT,
+        )
+    security = [
+        s
+        for s in sources
+        if s.component == "main" and s.release.endswith(("-security", "/updates"))
+    ]
+    security.sort(key=lambda s: s.origin != "Debian")
+    return main[0].uri, security[0].uri if security else None
+
+
+def _start(command: list[str], **options: object) -> subprocess.Popen[str]:
+    tool = next(word for word in command if word.startswith("apt-"))
+    for program in {command[0], tool}:
+        if shutil.which(program) is None:
+            raise ToolMissing(f"there is no {program} on this machine", remedy=_NO_APT)
+    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
+        command, stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"}, text=True, **options
+    )
+
+
+def _suite_names(source_list: str) -> list[str]:
+    return [line.split()[-2] for line in source_list.splitlines()]
+
+
+def _reason(suite: str, complaints: Sequence[str]) -> str:
+    said = [line for line in complaints if re.search(rf"\b{re.escape(suite)}\b(?!-)", line)]
+    if any("does not have a Release file" in line for line in said):
+        return "the mirror does not carry it"
+    return said[-1] if said else "no index"
+
+
+def _failure(command: str, output: str) -> FetchFailed | CacheError:
+    lines = output.strip().splitlines()
+    errors = [line for line in lines if line.startswith("E:")]
+    tail = "; ".join((errors or lines)[-3:]) or "no output"
+    if "No space left" in output or "enough free space" in output:
+        return CacheError(
+            f"`{command}` filled the disk: {tail}",
+            remedy="free some space, or point CPUMAP_LAB_CACHE to a larger disk",
+        )
+    return FetchFailed(
+        f"`{command}` failed: {tail}",
+        remedy="check that this machine's apt reaches its mirror (`apt-get update`) and try again",
+    )
+
+
+def _brought(work: Path, package: Package) -> Path | None:
+    stem = f"{package.name}_{package.version.replace(':', '%3a')}_"
+    return next((path for path in work.iterdir() if path.name.startswith(stem)), None)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

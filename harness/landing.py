@@ -1,0 +1,158 @@
+"""Cache entries land whole or not at all, whoever is killed whenever.
+
+A directory is filled under a working name beside its final one and renamed when it is complete; a
+lock per entry keeps two builders apart. What a killed builder left behind is swept away by the next
+one that holds the same lock, so nothing half-written is ever seen under a final name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import filelock
+
+from harness.errors import CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LOCK_DEADLINE = 1800.0
+"""Seconds to wait for another builder of the same entry: a slow download must fit in."""
+
+
+@contextlib.contextmanager
+def cache_errors(what: str) -> Iterator[None]:
+    """Turn an operating system error while writing `what` into a `CacheError`.
+
+    Raises:
+        CacheError: with a remedy that fits the errno.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = (
+                "free some space (`cpumap-lab kernels prune`), "
+                "or point CPUMAP_LAB_CACHE to a larger disk"
+            )
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            remedy = "set CPUMAP_LAB_CACHE to a directory that you can write"
+        else:
+            remedy = "check the disk that holds CPUMAP_LAB_CACHE"
+        raise CacheError(
+            f"cannot write {what}: {error.strerror or error}", remedy=remedy
+        ) from error
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file that goes with `path` (`.<name>.lock` beside it).
+
+    Raises:
+        CacheError: another process kept it for `LOCK_DEADLINE` seconds, or it cannot be made.
+    """
+    lock = _lock(path)
+    with cache_errors(f"the lock of {path}"):
+        try:
+            lock.acquire(timeout=LOCK_DEADLINE)
+        except filelock.Timeout as error:
+            raise CacheError(
+                f"another process has been at work on {path} for {LOCK_DEADLINE:.0f} s",
+                remedy=f"see who holds it (`fuser {lock.lock_file}`), end it and try again",
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def land_directory(dest: Path, fill: Callable[[Path], None]) -> Path:
+    """Return the directory `dest`, filled by `fill(working directory)` if it is not there yet.
+
+    Args:
+        dest: the final name; it exists only when it is complete.
+        fill: writes the content; what it raises is passed on and nothing lands.
+
+    Raises:
+        CacheError: no space, no permission, or the lock was never free.
+    """
+    if dest.is_dir():
+        return dest
+    with locked(dest):
+        if dest.is_dir():
+            return dest
+        part = _part(dest)
+        with cache_errors(str(dest)):
+            try:
+                _remove(part)
+                part.mkdir()
+                fill(part)
+                part.rename(dest)
+            finally:
+                _remove(part)
+    return dest
+
+
+def take_away(dest: Path) -> None:
+    """Remove a landed directory: gone at once for all who look, whatever happens on the way.
+
+    Raises:
+        CacheError: no permission, or the lock was never free.
+    """
+    with locked(dest), cache_errors(str(dest)):
+        part = _part(dest)
+        _remove(part)
+        with contextlib.suppress(FileNotFoundError):
+            dest.rename(part)
+        _remove(part)
+
+
+def sweep(directory: Path) -> None:
+    """Remove what killed builders left in a directory; what is being built now stays.
+
+    Raises:
+        CacheError: no permission.
+    """
+    with cache_errors(str(directory)):
+        for part in directory.glob(".*.part"):
+            dest = directory / part.name.removeprefix(".").removesuffix(".part")
+            with contextlib.suppress(filelock.Timeout), _lock(dest).acquire(timeout=0):
+                _remove(part)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Raises:
+        CacheError: no space or no permission.
+    """
+    with cache_errors(str(path)):
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink()
+            raise
+
+
+def _lock(path: Path) -> filelock.BaseFileLock:
+    return filelock.FileLock(path.parent / f".{path.name}.lock")
+
+
+def _part(dest: Path) -> Path:
+    return dest.parent / f".{dest.name}.part"
+
+
+def _remove(tree: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(tree)
