@@ -1,0 +1,53 @@
+"""What a resolved kernel is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class KernelImage:
+    """A kernel on this machine's disk, ready to boot.
+
+    Attributes:
+        spec: the spec that was resolved, in its canonical form.
+        release: its `uname -r`.
+        version: the Debian package version; for a kernel of one's own, the bzImage's banner.
+        boot: the file for QEMU: the unpacked ELF if it has the PVH note, else the bzImage.
+        vmlinuz: the bzImage.
+        modules: the directory that holds `kernel/` (".../modules/<release>"), or None.
+        config: its build configuration, or None.
+        sha256: of `vmlinuz`, in hexadecimal.
+    """
+
+    spec: str
+    release: str
+    version: str
+    boot: Path
+    vmlinuz: Path
+    modules: Path | None
+    config: Path | None
+    sha256: str
+
+    @property
+    def numbers(self) -> tuple[int, int, int]:
+        """The upstream version, like (6, 1, 192); the last is 0 for a release candidate."""
+        return kernel_numbers(self.version)
+
+
+def kernel_numbers(version: str) -> tuple[int, int, int]:
+    """Return the upstream version in a package version or a bzImage's banner.
+
+    Debian's 6.1 releases are all called 6.1.0-NN; only the banner's "Debian 6.1.192-2" tells.
+    """
+    match = re.search(r"\bDebian (\d+)\.(\d+)(?:\.(\d+))?", version) or re.match(
+        r"(\d+)\.(\d+)(?:\.(\d+))?", version
+    )
+    if match is None:
+        raise ValueError(f"no kernel version: {version!r}")
+    return int(match[1]), int(match[2]), int(match[3] or 0)
