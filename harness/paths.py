@@ -7,7 +7,7 @@ from pathlib import Path
 
 import platformdirs
 
-from harness.errors import CacheError
+from harness.errors import CacheError, ToolMissing
 
 REPO = Path(__file__).resolve().parent.parent
 """The checkout (guest sources and built guest objects live here)."""
@@ -31,4 +31,16 @@ def cache_dir(*parts: str) -> Path:
             f"cannot make the cache directory {path}: {error.strerror}",
             remedy="set CPUMAP_LAB_CACHE to a directory that you can write",
         ) from error
+    return path
+
+
+def built(name: str) -> Path:
+    """Return what `make -C guest` built: "agent", "canary", "steer.bpf.o", …
+
+    Raises:
+        ToolMissing: it has not been built.
+    """
+    path = REPO / "build" / "guest" / name
+    if not path.is_file():
+        raise ToolMissing(f"{path} has not been built", remedy="run `ci/setup`")
     return path

@@ -33,7 +33,7 @@ struct bytes {
 static struct task {
 	pthread_t thread;
 	bool started;
-	uint64_t seq; /* of the newest request */
+	uint64_t session, seq; /* of the newest request */
 	struct bytes request; /* waiting for the thread */
 	struct bytes answer; /* to `seq`, kept for a resend */
 	bool unsent;
@@ -51,38 +51,47 @@ static void fail(msgpack_packer *pk, int err, const char *why)
 	pack_str(pk, why);
 }
 
-/* A request is [task, seq, op, args]; its answer [task, seq, ok, result or [errno, why]]. */
-static int head(const msgpack_object *o, uint64_t *task, uint64_t *seq)
+struct head {
+	uint64_t session, task, seq;
+};
+
+/*
+ * A request is [session, task, seq, op, args]; its answer the same three numbers, ok, and the
+ * result or [errno, why]. Each host counts its own session's requests from 1.
+ */
+static int read_head(const msgpack_object *o, struct head *head)
 {
-	if (o->type != MSGPACK_OBJECT_ARRAY || o->via.array.size != 4)
+	if (o->type != MSGPACK_OBJECT_ARRAY || o->via.array.size != 5)
 		return -EINVAL;
 	const msgpack_object *part = o->via.array.ptr;
-	if (part[0].type != MSGPACK_OBJECT_POSITIVE_INTEGER || part[0].via.u64 >= TASKS ||
-	    part[1].type != MSGPACK_OBJECT_POSITIVE_INTEGER ||
-	    part[2].type != MSGPACK_OBJECT_STR || part[3].type != MSGPACK_OBJECT_ARRAY)
+	for (int i = 0; i < 3; i++)
+		if (part[i].type != MSGPACK_OBJECT_POSITIVE_INTEGER)
+			return -EINVAL;
+	*head = (struct head){ part[0].via.u64, part[1].via.u64, part[2].via.u64 };
+	if (head->task >= TASKS || part[3].type != MSGPACK_OBJECT_STR ||
+	    part[4].type != MSGPACK_OBJECT_ARRAY)
 		return -EINVAL;
-	*task = part[0].via.u64;
-	*seq = part[1].via.u64;
 	return 0;
 }
 
-static struct bytes execute(const msgpack_object *o, uint64_t task, uint64_t seq)
+static struct bytes execute(const msgpack_object *o, const struct head *head)
 {
 	static __thread char why[WHY_MAX];
 	const msgpack_object *part = o->via.array.ptr;
-	struct args args = { part[3].via.array.ptr, part[3].via.array.size };
+	struct args args = { part[4].via.array.ptr, part[4].via.array.size };
 	msgpack_sbuffer answer, result;
 	msgpack_packer pk, rpk;
 	op_fn fn = NULL;
 
 	msgpack_sbuffer_init(&answer);
 	msgpack_packer_init(&pk, &answer, msgpack_sbuffer_write);
-	msgpack_pack_array(&pk, 4);
-	msgpack_pack_uint64(&pk, task);
-	msgpack_pack_uint64(&pk, seq);
+	msgpack_pack_array(&pk, 5);
+	msgpack_pack_uint64(&pk, head->session);
+	msgpack_pack_uint64(&pk, head->task);
+	msgpack_pack_uint64(&pk, head->seq);
 	for (size_t i = 0; i < sizeof(ops) / sizeof(ops[0]); i++)
-		if (part[2].via.str.size == strlen(ops[i].name) &&
-		    !memcmp(part[2].via.str.ptr, ops[i].name, part[2].via.str.size))
+		if (part[3].via.str.size == strlen(ops[i].name) &&
+		    !memcmp(part[3].via.str.ptr, ops[i].name, part[3].via.str.size))
 			fn = ops[i].fn;
 	if (!fn) {
 		fail(&pk, -ENOSYS, "the agent has no such operation");
@@ -106,12 +115,12 @@ static struct bytes serve(struct bytes request)
 {
 	struct bytes answer = { 0 };
 	msgpack_unpacked message;
-	uint64_t task, seq;
+	struct head head;
 
 	msgpack_unpacked_init(&message);
 	if (msgpack_unpack_next(&message, request.data, request.len, NULL) == MSGPACK_UNPACK_SUCCESS &&
-	    !head(&message.data, &task, &seq))
-		answer = execute(&message.data, task, seq);
+	    !read_head(&message.data, &head))
+		answer = execute(&message.data, &head);
 	msgpack_unpacked_destroy(&message);
 	free(request.data);
 	return answer;
@@ -146,29 +155,33 @@ int task_init(void)
 void task_submit(char *body, size_t len)
 {
 	msgpack_unpacked message;
-	uint64_t id = 0, seq = 0;
+	struct head head = { 0 };
 
 	msgpack_unpacked_init(&message);
 	bool good = msgpack_unpack_next(&message, body, len, NULL) == MSGPACK_UNPACK_SUCCESS &&
-		    !head(&message.data, &id, &seq);
+		    !read_head(&message.data, &head);
 	msgpack_unpacked_destroy(&message);
 	if (!good) {
 		fprintf(stderr, "cpumap-lab: a malformed request was dropped\n");
 		free(body);
 		return;
 	}
-	struct task *t = &tasks[id];
+	struct task *t = &tasks[head.task];
 	pthread_mutex_lock(&lock);
-	if (seq <= t->seq) { /* seen before: answer again, or let it finish */
-		t->unsent = seq == t->seq && t->answer.data;
+	if (head.session != t->session) {
+		t->session = head.session;
+		t->seq = 0;
+	}
+	if (head.seq <= t->seq) { /* seen before: answer again, or let it finish */
+		t->unsent = head.seq == t->seq && t->answer.data;
 		pthread_mutex_unlock(&lock);
 		free(body);
 		return;
 	}
-	t->seq = seq;
+	t->seq = head.seq;
 	free(t->answer.data);
 	t->answer = (struct bytes){ 0 };
-	if (id == 0) {
+	if (head.task == 0) {
 		pthread_mutex_unlock(&lock);
 		struct bytes answer = serve((struct bytes){ body, len });
 		pthread_mutex_lock(&lock);

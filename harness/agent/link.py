@@ -1,0 +1,167 @@
+"""The host's end of the link: framed, numbered, checked requests, each with a deadline.
+
+A frame is a header (magic, body length, CRC-32; u32 little endian) and a MessagePack body:
+`[session, task, seq, op, args]` one way, `[session, task, seq, ok, result | [errno, why]]` the
+other (guest/agent/link.h, task.c). The session is drawn anew by each link, so that a clone's agent
+tells this host from the one that its template knew. A request unanswered for a while is sent again: virtio consoles are
+known to lose wake-ups, and the agent never runs a request twice.
+"""
+
+from __future__ import annotations
+
+import secrets
+import select
+import struct
+import time
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from harness.errors import AgentLost, GuestError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+HEADER = struct.Struct("<III")
+MAGIC = 0x4C4D5043
+RESEND_S = 2.0
+READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A request on its way: what `Link.wait` needs to collect its answer."""
+
+    task: int
+    seq: int
+    op: str
+    frame: bytes
+
+
+class Link:
+    """Requests over a stream socket to the guest's agent.
+
+    Args:
+        sock: the host's end; owned by the link from here on.
+        deadline_s: default deadline of one call, in host seconds.
+    """
+
+    def __init__(self, sock: socket.socket, *, deadline_s: float) -> None:
+        self._sock = sock
+        self._deadline_s = deadline_s
+        self._session = secrets.randbits(32)
+        self._seq: dict[int, int] = {}
+        self._input = bytearray()
+        self._pending: set[tuple[int, int]] = set()
+        self._answers: dict[tuple[int, int], Any] = {}
+        sock.setblocking(False)
+
+    def close(self) -> None:
+        """Close the socket; the agent waits for another host."""
+        self._sock.close()
+
+    def call(
+        self, op: str, *args: Any, task: int = 0, deadline_s: float | None = None
+    ) -> Any:  # noqa: ANN401
+        """Run one operation in the guest and return its result.
+
+        Raises:
+            GuestError: the operation failed, with the guest's errno.
+            AgentLost: no answer within the deadline, or the link is closed.
+        """
+        return self.wait(self.send(op, *args, task=task), deadline_s=deadline_s)
+
+    def send(self, op: str, *args: Any, task: int = 0) -> Ticket:  # noqa: ANN401
+        """Start an operation in the guest, in thread `task` of the agent (0: its main loop)."""
+        seq = self._seq[task] = self._seq.get(task, 0) + 1
+        body: bytes = msgpack.packb([self._session, task, seq, op, args])
+        frame = HEADER.pack(MAGIC, len(body), zlib.crc32(body)) + body
+        self._pending.add((task, seq))
+        self._push(frame, time.monotonic() + self._deadline_s, op)
+        return Ticket(task, seq, op, frame)
+
+    def wait(self, ticket: Ticket, *, deadline_s: float | None = None) -> Any:  # noqa: ANN401
+        """Return the result of a request that was sent, waiting for it within the deadline.
+
+        Raises:
+            GuestError: the operation failed, with the guest's errno.
+            AgentLost: no answer within the deadline, or the link is closed.
+        """
+        limit = self._deadline_s if deadline_s is None else deadline_s
+        deadline = time.monotonic() + limit
+        resend = time.monotonic() + RESEND_S
+        while (ticket.task, ticket.seq) not in self._answers:
+            now = time.monotonic()
+            if now >= deadline:
+                raise AgentLost(
+                    f"the guest's agent did not answer {ticket.op!r} within {limit:.0f} s",
+                    remedy="the console's tail tells whether the guest hung or died",
+                )
+            if now >= resend:
+                self._push(ticket.frame, deadline, ticket.op)
+                resend = now + RESEND_S
+            self._pull(min(deadline, resend) - now, ticket.op)
+        ok, result = self._answers.pop((ticket.task, ticket.seq))
+        if ok:
+            return result
+        errno, why = result
+        raise GuestError(f"{ticket.op} failed in the guest with errno {errno}: {why}", errno=errno)
+
+    def _push(self, data: bytes, deadline: float, op: str) -> None:
+        view = memoryview(data)
+        while view:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([], [self._sock], [], left)[1]:
+                raise AgentLost(f"the guest did not take the request {op!r}: its console is stuck")
+            try:
+                view = view[self._sock.send(view) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise AgentLost(f"the link closed while sending {op!r}: QEMU has gone") from error
+
+    def _pull(self, timeout_s: float, op: str) -> None:
+        if not select.select([self._sock], [], [], max(timeout_s, 0))[0]:
+            return
+        try:
+            data = self._sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            raise AgentLost(f"the link closed while waiting for {op!r}: QEMU has gone")
+        self._input += data
+        while (answer := take_frame(self._input)) is not None:
+            self._keep(answer)
+
+    def _keep(self, body: bytes) -> None:
+        session, task, seq, ok, result = msgpack.unpackb(body, strict_map_key=False)
+        # another session's answer, or one that a resend brought twice, is nobody's
+        if session == self._session and (task, seq) in self._pending:
+            self._pending.discard((task, seq))
+            self._answers[task, seq] = (ok, result)
+
+
+def take_frame(data: bytearray) -> bytes | None:
+    """Take the first whole, sound frame's body off the front of `data`; None if there is none yet.
+
+    Bytes that belong to no sound frame are dropped.
+    """
+    while len(data) >= HEADER.size:
+        magic, length, crc = HEADER.unpack_from(data)
+        if magic != MAGIC:
+            start = data.find(MAGIC.to_bytes(4, "little"), 1)
+            del data[: start if start > 0 else max(len(data) - 3, 1)]
+            continue
+        if len(data) < HEADER.size + length:
+            return None
+        body = bytes(data[HEADER.size : HEADER.size + length])
+        if zlib.crc32(body) == crc:
+            del data[: HEADER.size + length]
+            return body
+        del data[:1]
+    return None

@@ -1,0 +1,77 @@
+"""From a topology to QEMU's command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.machine.topology import Accel, Topology
+
+PORT = "cpumap-lab.agent"
+KERNEL_ARGS = "console=ttyS0 rdinit=/init panic=-1 loglevel=6 earlyprintk=ttyS0"
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What the harness holds the other ends of: inherited descriptors, and files.
+
+    Attributes:
+        agent: descriptor of the agent's stream socket.
+        qmp: descriptor of the monitor's stream socket.
+        nics: descriptors of one datagram socket per NIC.
+        console: file that the serial console is written to.
+        ram: file behind the guest's RAM.
+    """
+
+    agent: int
+    qmp: int
+    nics: tuple[int, ...]
+    console: Path
+    ram: Path
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """All descriptors, for the child to inherit."""
+        return (self.agent, self.qmp, *self.nics)
+
+
+def hardware(topology: Topology, accel: Accel, cpu: str) -> list[str]:
+    """Return the arguments that make the machine: the same for a template and its clones."""
+    args = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    args += ["-machine", "q35,memory-backend=ram", "-accel", accel.argument, "-cpu", cpu]
+    args += ["-smp", str(topology.cpus), "-m", f"{topology.memory_mib}M"]
+    args += ["-device", "virtio-serial-pci"]
+    args += ["-device", f"virtserialport,chardev=agent,name={PORT}"]
+    for number, nic in enumerate(topology.devices):
+        # native XDP is refused while the device merges what it receives
+        offloads = "guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off"
+        args += ["-device", f"virtio-net-pci,netdev=n{number},mac={nic.mac},romfile=,{offloads}"]
+    return args
+
+
+def backends(topology: Topology, wiring: Wiring, *, share_ram: bool) -> list[str]:
+    """Return the arguments that connect one instance of the machine to the harness."""
+    share = "on" if share_ram else "off"
+    ram = f"id=ram,size={topology.memory_mib}M,mem-path={escape(wiring.ram)},share={share}"
+    args = ["-object", f"memory-backend-file,{ram}"]
+    args += ["-chardev", f"file,id=console,path={escape(wiring.console)}"]
+    args += ["-serial", "chardev:console"]
+    args += ["-chardev", f"socket,id=agent,fd={wiring.agent}"]
+    args += ["-chardev", f"socket,id=qmp,fd={wiring.qmp}", "-mon", "chardev=qmp,mode=control"]
+    for number, fd in enumerate(wiring.nics):
+        args += ["-netdev", f"dgram,id=n{number},local.type=fd,local.str={fd}"]
+    return args
+
+
+def kernel(boot: Path, initramfs: Path, topology: Topology) -> list[str]:
+    """Return the arguments that boot the kernel."""
+    append = f"{KERNEL_ARGS} {topology.append}".strip()
+    return ["-kernel", str(boot), "-initrd", str(initramfs), "-append", append]
+
+
+def escape(path: Path) -> str:
+    """Write a path so that QEMU's option parser takes it whole."""
+    return str(path).replace(",", ",,")

@@ -1,0 +1,76 @@
+"""What a guest is made of, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from harness.errors import UserError
+
+MAX_CPUS = 64
+MIN_MEMORY_MIB = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """One virtio-net device on a dgram back-end.
+
+    Attributes:
+        mac: its address, which frames must be sent to.
+    """
+
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """CPUs, memory and NICs of a guest, and what the user adds to its kernel command line.
+
+    Attributes:
+        cpus: virtual CPUs, all online at boot.
+        memory_mib: RAM in MiB.
+        nics: number of virtio-net devices; the guest sees them as eth0, eth1, …
+        append: added to the kernel command line, last.
+    """
+
+    cpus: int = 4
+    memory_mib: int = 512
+    nics: int = 1
+    append: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cpus <= MAX_CPUS:
+            raise UserError(f"{self.cpus} CPUs: a guest has 1 to {MAX_CPUS}")
+        if self.memory_mib < MIN_MEMORY_MIB:
+            raise UserError(f"{self.memory_mib} MiB: a guest needs {MIN_MEMORY_MIB} MiB or more")
+        if not 0 <= self.nics <= 8:
+            raise UserError(f"{self.nics} NICs: a guest has 0 to 8")
+
+    @property
+    def devices(self) -> tuple[Nic, ...]:
+        """The NICs, in the order in which the guest numbers them."""
+        return tuple(Nic(f"52:54:00:63:70:{number:02x}") for number in range(self.nics))
+
+
+@dataclass(frozen=True, slots=True)
+class Accel:
+    """How QEMU runs guest code, and why so.
+
+    Attributes:
+        name: "tcg" or "kvm".
+        threads: "multi" or "single" (TCG only; "" for KVM).
+        why: the probe's finding, for people.
+        cpu: QEMU's -cpu argument that goes with it.
+        pace: how much slower than a reference machine guests run here (1.0 or more); deadlines
+            are multiplied by it.
+    """
+
+    name: str
+    threads: str
+    why: str
+    cpu: str = "qemu64"
+    pace: float = field(default=1.0, compare=False)
+
+    @property
+    def argument(self) -> str:
+        """QEMU's -accel argument."""
+        return f"{self.name},thread={self.threads}" if self.threads else self.name
