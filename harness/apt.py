@@ -180,7 +180,12 @@ class Archive:
             ]
 
     def download(
-        self, packages: Sequence[Package], into: Path, *, progress: Progress | None = None
+        self,
+        packages: Sequence[Package],
+        into: Path,
+        *,
+        what: str,
+        progress: Progress | None = None,
     ) -> list[Path]:
         """Bring packages into a directory, each file whole and its sha256 verified.
 
@@ -189,6 +194,7 @@ class Archive:
         Args:
             packages: what to bring.
             into: a directory on the cache's file system, made if needed.
+            what: what they are, for `progress`.
             progress: told the bytes.
 
         Returns:
@@ -209,7 +215,7 @@ class Archive:
                 *(f"{package.name}={package.version}" for package in packages),
                 cwd=work,
                 progress=progress,
-                what=" ".join(package.name for package in packages),
+                what=what,
                 total=sum(package.size for package in packages),
             )
             for package, target in zip(packages, targets, strict=True):
@@ -267,7 +273,8 @@ class Archive:
         ]
         if code and not re.search(r"^(Get|Hit):\d+ .*InRelease", out, re.MULTILINE):
             # Nothing answered: the old indices serve, and the next command asks again.
-            notes.append(f"the mirror does not answer, old indices are used: {complaints[-1:]}")
+            why = complaints[0] if complaints else "apt gave no reason"
+            notes.append(f"the mirror does not answer, old indices are used: {why}")
         else:
             write_atomically(self._stamp, json.dumps({"notes": notes}).encode())
         return tuple(notes)
@@ -520,7 +527,7 @@ def _reason(suite: str, complaints: Sequence[str]) -> str:
 def _failure(command: str, output: str) -> FetchFailed | CacheError:
     lines = output.strip().splitlines()
     errors = [line for line in lines if line.startswith("E:")]
-    tail = "; ".join((errors or lines)[-3:]) or "no output"
+    tail = "; ".join(errors[:3] or lines[-3:]) or "no output"
     if "No space left" in output or "enough free space" in output:
         return CacheError(
             f"`{command}` filled the disk: {tail}",

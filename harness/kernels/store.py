@@ -104,7 +104,7 @@ def _load(directory: Path, spec: str) -> KernelImage:
 
 
 def _fill(part: Path, build: Build, archive: Archive, progress: Progress | None) -> None:
-    debs = archive.download(build.packages, part / "debs", progress=progress)
+    debs = archive.download(build.packages, part / "debs", what=build.release, progress=progress)
 
     def place(member: str) -> str | None:
         path = re.sub(r"^(usr/)?lib/modules/", "modules/", member)
@@ -125,6 +125,7 @@ def _fill(part: Path, build: Build, archive: Archive, progress: Progress | None)
     _finish(
         part,
         read_bzimage(vmlinuz),
+        spec=f"debian:{build.release}",
         release=build.release,
         version=build.version,
         flavour=build.flavour,
@@ -151,7 +152,12 @@ def _resolve_path(spec: PathSpec) -> KernelImage:
     directory = land_directory(
         cache_dir("kernels", "path") / image.sha256,
         lambda part: _finish(
-            part, image, release=image.release, version=image.banner, flavour="path"
+            part,
+            image,
+            spec=f"path:{spec.bzimage.absolute()}",
+            release=image.release,
+            version=image.banner,
+            flavour="path",
         ),
     )
     directory.touch()  # `prune` keeps the last used
@@ -199,6 +205,7 @@ class Cached:
     """A kernel in the cache.
 
     Attributes:
+        spec: the spec that names just this one.
         directory: where it is.
         release: its `uname -r`.
         version: see `KernelImage.version`.
@@ -206,6 +213,7 @@ class Cached:
         size: bytes on disk.
     """
 
+    spec: str
     directory: Path
     release: str
     version: str
@@ -228,17 +236,18 @@ def _cached(meta_path: Path) -> Cached:
     meta = json.loads(meta_path.read_text())
     directory = meta_path.parent
     size = sum(path.lstat().st_blocks * 512 for path in directory.rglob("*"))
-    return Cached(directory, meta["release"], meta["version"], meta["flavour"], size)
+    return Cached(
+        *(meta["spec"], directory, meta["release"], meta["version"], meta["flavour"], size)
+    )
 
 
-def prune(specs: Sequence[str] = (), *, keep: int = 1, everything: bool = False) -> list[Cached]:
+def prune(specs: Sequence[str] = (), *, keep: int = 1) -> list[Cached]:
     """Remove kernels from the cache, and what killed downloads left there.
 
     Args:
         specs: remove what these name, and nothing else.
         keep: without specs, how many builds to keep of each series and flavour (the newest), and
             how many of one's own kernels (the last used).
-        everything: remove all.
 
     Returns:
         What was removed.
@@ -250,8 +259,6 @@ def prune(specs: Sequence[str] = (), *, keep: int = 1, everything: bool = False)
     all_kernels = cached()
     if specs:
         gone = [kernel for spec in specs for kernel in _named(spec, all_kernels)]
-    elif everything:
-        gone = all_kernels
     else:
         kept: dict[str, int] = {}
         gone = []
@@ -276,7 +283,7 @@ def _named(text: str, kernels: Sequence[Cached]) -> list[Cached]:
         sha256 = read_bzimage(spec.bzimage).sha256
         named = [kernel for kernel in kernels if kernel.directory.name == sha256]
     else:
-        named = [kernel for kernel in kernels if fits(spec, kernel)]
+        named = [k for k in kernels if k.flavour != "path" and fits(spec, k)]
     if not named:
         raise KernelNotFound(
             f"{text} is not in the cache", remedy="`cpumap-lab kernels list` says what is"

@@ -45,8 +45,10 @@ def fetch_qemu(*, progress: Progress | None = None) -> Qemu:
     archive = Archive()
     packages = archive.closure(PACKAGE, codename, always=FIRMWARE, progress=progress)
 
+    version = packages[-1].version
+
     def fill(part: Path) -> None:
-        debs = archive.download(packages, part / "debs", progress=progress)
+        debs = archive.download(packages, part / "debs", what=f"QEMU {version}", progress=progress)
         for deb in debs:
             unpack(deb, part, _place)
         shutil.rmtree(part / "debs")
@@ -54,8 +56,7 @@ def fetch_qemu(*, progress: Progress | None = None) -> Qemu:
         for question in (("--version",), ("-machine", "help")):
             ask(part / "usr/bin" / PROGRAM, *args, *question, env=env)
 
-    version = packages[-1].version.replace(":", "_")
-    return unpacked_qemu(land_directory(cache_dir("qemu") / version, fill))
+    return unpacked_qemu(land_directory(cache_dir("qemu") / version.replace(":", "_"), fill))
 
 
 def _place(member: str) -> str | None:

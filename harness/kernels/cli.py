@@ -1,0 +1,155 @@
+"""`cpumap-lab kernels`: what there is, bring it, throw it away."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from harness.apt import Archive
+from harness.errors import FetchFailed, ToolMissing
+from harness.kernels.debian import PATTERN, Build, builds_of, choose, series_of, upstream_of
+from harness.kernels.spec import DebianSpec
+from harness.kernels.store import Cached, cached, prune, resolve
+from harness.progress import megabytes, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of `kernels list`.
+
+    Attributes:
+        spec: the shortest spec that means this build.
+        release: its `uname -r`.
+        version: the Debian version, or the banner of one's own kernel.
+        flavour: "cloud", "rt", "amd64", or "path".
+        suites: the suites that carry it; none if the archive has dropped it.
+        bytes: to download; 0 if it cannot be.
+        complete: False if the archive has dropped its modules.
+        cached: the directory that it is unpacked in, or None.
+    """
+
+    spec: str
+    release: str
+    version: str
+    flavour: str
+    suites: tuple[str, ...]
+    bytes: int
+    complete: bool
+    cached: str | None
+
+
+@click.group("kernels")
+def kernels() -> None:
+    """List, fetch and prune the kernels to test."""
+
+
+@kernels.command("list")
+@click.option("--all", "everything", is_flag=True, help="Every build, not the newest of a series.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def list_command(everything: bool, as_json: bool) -> None:
+    """List the kernels that the Debian archive has, and those in the cache."""
+    builds: list[Build] = []
+    notes: list[str] = []
+    archive = Archive()
+    try:
+        with shown() as progress:
+            notes += archive.refresh(progress=progress)
+        builds = builds_of(archive.packages(PATTERN))
+    except (FetchFailed, ToolMissing) as error:
+        notes.append(f"only what is in the cache is listed: {error.message}")
+    rows = rows_of(builds, cached())
+    if not everything:
+        rows, dropped = newest(rows)
+        if dropped:
+            notes.append(f"the archive has dropped the modules of {', '.join(dropped)}")
+    if as_json:
+        click.echo(json.dumps({"kernels": [asdict(row) for row in rows], "notes": notes}, indent=1))
+        return
+    table = Table("SPEC", "VERSION", "RELEASE", "SUITES", "DOWNLOAD", "CACHED", box=None)
+    for row in rows:
+        size = megabytes(row.bytes) if row.complete else "no modules"
+        version = "own" if row.flavour == "path" else row.version
+        cells = (row.spec, version, row.release, " ".join(row.suites), size)
+        table.add_row(*cells, "yes" if row.cached else "")
+    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+
+
+@kernels.command("fetch")
+@click.argument("specs", metavar="SPEC...", nargs=-1, required=True)
+@click.option("--refresh", is_flag=True, help="Ask the archive what the newest build is now.")
+def fetch_command(specs: tuple[str, ...], refresh: bool) -> None:
+    """Bring kernels into the cache."""
+    with shown() as progress:
+        images = [resolve(spec, refresh=refresh, progress=progress) for spec in specs]
+    for image in images:
+        click.echo(f"{image.spec}\t{image.release}\t{image.version}\t{image.boot}")
+
+
+@kernels.command("prune")
+@click.argument("specs", metavar="[SPEC...]", nargs=-1)
+@click.option("--keep", type=click.IntRange(0), help="Builds to keep of each series (1).")
+@click.option("--all", "everything", is_flag=True, help="Remove all.")
+def prune_command(specs: tuple[str, ...], keep: int | None, everything: bool) -> None:
+    """Remove kernels from the cache: those named, or all but the newest of each series."""
+    if (bool(specs), keep is not None, everything).count(True) > 1:
+        raise click.UsageError("give SPEC... or --keep or --all, not several of them")
+    gone = prune(specs, keep=0 if everything else 1 if keep is None else keep)
+    for kernel in gone:
+        click.echo(f"removed {kernel.release}\t{kernel.version}\t{megabytes(kernel.size)}")
+    click.echo(f"{len(gone)} kernels, {megabytes(sum(kernel.size for kernel in gone))}")
+
+
+def rows_of(builds: Sequence[Build], here: Sequence[Cached]) -> list[Row]:
+    """Return a row for each build in the archive or the cache, oldest first."""
+    places = {(kernel.release, kernel.version): str(kernel.directory) for kernel in here}
+    known = {(build.release, build.version) for build in builds}
+    gone = [kernel for kernel in here if (kernel.release, kernel.version) not in known]
+    return [
+        *(
+            Row(k.spec, k.release, k.version, k.flavour, (), 0, True, str(k.directory))
+            for k in gone
+        ),
+        *(
+            Row(
+                *(_shortest(build, builds), build.release, build.version, build.flavour),
+                *(build.suites, build.size, build.complete),
+                places.get((build.release, build.version)),
+            )
+            for build in builds
+        ),
+    ]
+
+
+def newest(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """Return the newest complete build of each series and flavour, and the series without one.
+
+    What is in the cache is always kept.
+    """
+    last: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        if row.complete and row.flavour != "path":
+            last[series_of(row.version), row.flavour] = row
+    kept = [row for row in rows if row.cached or row in last.values()]
+    whole = {series for series, _ in last}
+    broken = dict.fromkeys(series_of(row.version) for row in rows if not row.complete)
+    return kept, [series for series in broken if series not in whole]
+
+
+def _shortest(build: Build, builds: Sequence[Build]) -> str:
+    if build.complete:
+        for version in (series_of(build.version), upstream_of(build.version)):
+            spec = DebianSpec(version, build.flavour)
+            if choose(spec, builds) == build:
+                return str(spec)
+    return f"debian:{build.release}"
