@@ -1,0 +1,1 @@
+"""What the guest's tracepoints and notes say, and the ledger that closes the books on it."""
