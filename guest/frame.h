@@ -8,6 +8,7 @@
 #define FRAME_H
 
 #define TAG_MAGIC 0xc9a7
+#define NO_CPU 0xffff
 
 struct tag {
 	unsigned short magic;
@@ -19,8 +20,8 @@ struct hop {
 	unsigned int count; /* how often the frame came by here */
 	unsigned short cpu; /* on which CPU, last time */
 	unsigned short verdict; /* what the program answered */
-	unsigned int order; /* running number of the frames that this CPU saw here */
-	unsigned short to_cpu; /* where it was steered */
+	unsigned int order; /* running number, from 1, of the frames that this CPU saw here */
+	unsigned short to_cpu; /* the key it was redirected to, else NO_CPU */
 	unsigned short length; /* bytes on the wire, without FCS */
 };
 

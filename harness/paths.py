@@ -35,7 +35,7 @@ def cache_dir(*parts: str) -> Path:
 
 
 def built(name: str) -> Path:
-    """Return what `make -C guest` built: "agent", "canary", "steer.bpf.o", …
+    """Return what `make -C guest` built, such as "agent" or "steer.bpf.o".
 
     Raises:
         ToolMissing: it has not been built.

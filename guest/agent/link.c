@@ -23,7 +23,7 @@ int link_fill(struct link *link)
 			if (!link->in)
 				abort();
 		}
-		ssize_t n = read(link->fd, link->in + link->len, link->cap - link->len);
+		ssize_t n = read(link->from, link->in + link->len, link->cap - link->len);
 		if (n > 0)
 			link->len += n;
 		else if (n == 0)
@@ -45,7 +45,7 @@ int link_take(struct link *link, char **body, size_t *len)
 
 	while (link->len >= sizeof(head)) {
 		memcpy(&head, link->in, sizeof(head));
-		if (head.magic != MAGIC || head.len > LINK_MAX) {
+		if (head.magic != MAGIC || head.len > BODY_MAX) {
 			skip(link, 1);
 			continue;
 		}
@@ -90,6 +90,6 @@ void link_send(struct link *link, const char *body, size_t len)
 		abort();
 	memcpy(frame, &head, sizeof(head));
 	memcpy(frame + sizeof(head), body, len);
-	write_all(link->fd, frame, sizeof(head) + len);
+	write_all(link->to, frame, sizeof(head) + len);
 	free(frame);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The link to the host: frames over a byte stream (a virtio-serial port).
+ * The link to the host: frames over a byte stream (a virtio-serial port, or stdin and stdout).
  *
  * A frame is a header (magic, length of the body, CRC-32 of the body; u32, little endian) and a
  * body of MessagePack. The stream may start in the middle of anything (a clone resumes where its
@@ -12,10 +12,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define LINK_MAX (64u << 20)
+#define BODY_MAX (64u << 20)
 
 struct link {
-	int fd;
+	int from, to; /* descriptors, non-blocking */
 	char *in;
 	size_t len, cap;
 };

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * cpumap-lab's guest agent, PID 1 of the guest: mounts the pseudo file systems, loads the modules
- * that the initramfs lists, finds its virtio-serial port and serves the host. Mechanism only.
+ * cpumap-lab's guest agent. As PID 1 of the guest it mounts the pseudo file systems, loads the
+ * modules that the initramfs lists, finds its virtio-serial port and serves the host. Started as
+ * an ordinary program it serves stdin and stdout, until they close. Mechanism only.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -9,6 +10,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,11 +97,11 @@ static int open_port(void)
 	return fd;
 }
 
-static void serve(int fd)
+static void serve(int from, int to, bool for_ever)
 {
-	struct link link = { .fd = fd };
+	struct link link = { .from = from, .to = to };
 	struct pollfd ready[2] = {
-		{ .fd = fd, .events = POLLIN },
+		{ .fd = from, .events = POLLIN },
 		{ .fd = task_init(), .events = POLLIN },
 	};
 
@@ -108,14 +110,17 @@ static void serve(int fd)
 		size_t len;
 		/* the time-out is a second chance for a wake-up that the console driver lost */
 		poll(ready, 2, 500);
-		if (link_fill(&link) < 0)
-			usleep(5000); /* the host is not there (yet, or any more) */
+		bool gone = link_fill(&link) < 0;
 		while (link_take(&link, &body, &len))
 			task_submit(body, len);
 		while (task_answer(&body, &len)) {
 			link_send(&link, body, len);
 			free(body);
 		}
+		if (gone && !for_ever)
+			return;
+		if (gone)
+			usleep(5000); /* the host is not there (yet, or any more) */
 	}
 }
 
@@ -123,9 +128,14 @@ int main(void)
 {
 	int fd = -1;
 
+	signal(SIGPIPE, SIG_IGN);
+	if (getpid() != 1) {
+		fcntl(0, F_SETFL, fcntl(0, F_GETFL) | O_NONBLOCK);
+		serve(0, 1, false);
+		return 0;
+	}
 	mount_all();
 	say_to_console();
-	signal(SIGPIPE, SIG_IGN);
 	setrlimit(RLIMIT_MEMLOCK, &(struct rlimit){ RLIM_INFINITY, RLIM_INFINITY });
 	load_modules();
 	/* the port appears some time after the driver has probed */
@@ -140,5 +150,5 @@ int main(void)
 		reboot(RB_POWER_OFF);
 	}
 	printf("cpumap-lab: agent ready\n");
-	serve(fd);
+	serve(fd, fd, true);
 }

@@ -29,7 +29,7 @@ int arrive(struct __sk_buff *skb)
 		count_stray();
 		return TC_ACT_OK;
 	}
-	note_hop(hop, *act, 0, skb->len);
+	note_hop(hop, *act, NO_CPU, skb->len);
 	return *act;
 }
 

@@ -37,6 +37,14 @@ struct {
 	__uint(value_size, 8);
 } cpus SEC(".maps");
 
+/* How often each action was answered to numbered frames. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, XDP_REDIRECT + 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} verdicts SEC(".maps");
+
 SEC("xdp")
 int steer(struct xdp_md *ctx)
 {
@@ -73,7 +81,11 @@ int steer(struct xdp_md *ctx)
 	if (!cpu)
 		return XDP_DROP;
 	int verdict = bpf_redirect_map(&cpus, *cpu, how->flags);
-	note_hop(hop, verdict, *cpu, end - data);
+	__u32 action = verdict;
+	__u64 *n = bpf_map_lookup_elem(&verdicts, &action);
+	if (n)
+		*n += 1;
+	note_hop(hop, verdict, verdict == XDP_REDIRECT ? *cpu : NO_CPU, end - data);
 	return verdict;
 }
 

@@ -126,7 +126,7 @@ static __always_inline void note_hop(struct hop *hop, __u16 verdict, __u16 to_cp
 	hop->to_cpu = to_cpu;
 	hop->length = length;
 	if (order)
-		hop->order = (*order)++;
+		hop->order = ++*order;
 }
 
 #endif

@@ -3,8 +3,8 @@
 A frame is a header (magic, body length, CRC-32; u32 little endian) and a MessagePack body:
 `[session, task, seq, op, args]` one way, `[session, task, seq, ok, result | [errno, why]]` the
 other (guest/agent/link.h, task.c). The session is drawn anew by each link, so that a clone's agent
-tells this host from the one that its template knew. A request unanswered for a while is sent again: virtio consoles are
-known to lose wake-ups, and the agent never runs a request twice.
+tells this host from the one that its template knew. A request unanswered for a while is sent again:
+virtio consoles are known to lose wake-ups, and the agent never runs a request twice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from harness.errors import AgentLost, GuestError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
 
 HEADER = struct.Struct("<III")
 MAGIC = 0x4C4D5043
@@ -63,9 +62,7 @@ class Link:
         """Close the socket; the agent waits for another host."""
         self._sock.close()
 
-    def call(
-        self, op: str, *args: Any, task: int = 0, deadline_s: float | None = None
-    ) -> Any:  # noqa: ANN401
+    def call(self, op: str, *args: Any, task: int = 0, deadline_s: float | None = None) -> Any:
         """Run one operation in the guest and return its result.
 
         Raises:
@@ -74,7 +71,7 @@ class Link:
         """
         return self.wait(self.send(op, *args, task=task), deadline_s=deadline_s)
 
-    def send(self, op: str, *args: Any, task: int = 0) -> Ticket:  # noqa: ANN401
+    def send(self, op: str, *args: Any, task: int = 0) -> Ticket:
         """Start an operation in the guest, in thread `task` of the agent (0: its main loop)."""
         seq = self._seq[task] = self._seq.get(task, 0) + 1
         body: bytes = msgpack.packb([self._session, task, seq, op, args])
@@ -83,7 +80,7 @@ class Link:
         self._push(frame, time.monotonic() + self._deadline_s, op)
         return Ticket(task, seq, op, frame)
 
-    def wait(self, ticket: Ticket, *, deadline_s: float | None = None) -> Any:  # noqa: ANN401
+    def wait(self, ticket: Ticket, *, deadline_s: float | None = None) -> Any:
         """Return the result of a request that was sent, waiting for it within the deadline.
 
         Raises:

@@ -1,0 +1,1 @@
+"""QEMU: finding it, starting it, watching it, freezing and cloning what runs in it."""

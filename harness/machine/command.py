@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from harness.machine.topology import Accel, Topology
 
 PORT = "cpumap-lab.agent"
-KERNEL_ARGS = "console=ttyS0 rdinit=/init panic=-1 loglevel=6 earlyprintk=ttyS0"
+KERNEL_ARGS = "console=ttyS0 earlyprintk=ttyS0 loglevel=6 rdinit=/init panic=-1"
+"""Notices and worse go to the console; a panic reboots, which -no-reboot turns into QEMU's end."""
+TSC_HZ = 3_000_000_000
+"""About the rate of the time stamp counter (the host's own); too high only lengthens delays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,7 @@ class Wiring:
         qmp: descriptor of the monitor's stream socket.
         nics: descriptors of one datagram socket per NIC.
         console: file that the serial console is written to.
+        firmware: file that the firmware's debug port is written to.
         ram: file behind the guest's RAM.
     """
 
@@ -30,6 +34,7 @@ class Wiring:
     qmp: int
     nics: tuple[int, ...]
     console: Path
+    firmware: Path
     ram: Path
 
     @property
@@ -38,11 +43,12 @@ class Wiring:
         return (self.agent, self.qmp, *self.nics)
 
 
-def hardware(topology: Topology, accel: Accel, cpu: str) -> list[str]:
+def hardware(topology: Topology, accel: Accel) -> list[str]:
     """Return the arguments that make the machine: the same for a template and its clones."""
     args = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    args += ["-machine", "q35,memory-backend=ram", "-accel", accel.argument, "-cpu", cpu]
-    args += ["-smp", str(topology.cpus), "-m", f"{topology.memory_mib}M"]
+    args += ["-machine", "q35,memory-backend=ram", "-accel", accel.argument]
+    args += ["-cpu", accel.cpu, "-smp", str(topology.cpus), "-m", f"{topology.memory_mib}M"]
+    args += ["-device", "isa-debugcon,iobase=0x402,chardev=firmware"]
     args += ["-device", "virtio-serial-pci"]
     args += ["-device", f"virtserialport,chardev=agent,name={PORT}"]
     for number, nic in enumerate(topology.devices):
@@ -59,6 +65,7 @@ def backends(topology: Topology, wiring: Wiring, *, share_ram: bool) -> list[str
     args = ["-object", f"memory-backend-file,{ram}"]
     args += ["-chardev", f"file,id=console,path={escape(wiring.console)}"]
     args += ["-serial", "chardev:console"]
+    args += ["-chardev", f"file,id=firmware,path={escape(wiring.firmware)}"]
     args += ["-chardev", f"socket,id=agent,fd={wiring.agent}"]
     args += ["-chardev", f"socket,id=qmp,fd={wiring.qmp}", "-mon", "chardev=qmp,mode=control"]
     for number, fd in enumerate(wiring.nics):
@@ -66,9 +73,18 @@ def backends(topology: Topology, wiring: Wiring, *, share_ram: bool) -> list[str
     return args
 
 
-def kernel(boot: Path, initramfs: Path, topology: Topology) -> list[str]:
-    """Return the arguments that boot the kernel."""
-    append = f"{KERNEL_ARGS} {topology.append}".strip()
+def kernel(boot: Path, initramfs: Path, topology: Topology, hz: int | None) -> list[str]:
+    """Return the arguments that boot the kernel.
+
+    Args:
+        boot: the ELF or bzImage.
+        initramfs: its initial root.
+        topology: whose `append` comes last.
+        hz: the kernel's CONFIG_HZ if known: then it need not calibrate its delay loop, which
+            takes half a second under TCG and goes wrong on a loaded host.
+    """
+    preset = f"lpj={TSC_HZ // hz}" if hz else ""
+    append = " ".join(f"{KERNEL_ARGS} {preset} {topology.append}".split())
     return ["-kernel", str(boot), "-initrd", str(initramfs), "-append", append]
 
 

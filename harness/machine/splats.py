@@ -10,6 +10,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+TRAPS = (
+    "general protection fault|int3|divide error|invalid opcode|stack segment|double fault"
+    "|alignment check|control protection|bounds|segment not present|invalid TSS"
+)
 KINDS: tuple[tuple[str, str], ...] = (
     ("panic", r"Kernel panic - not syncing"),
     ("kasan", r"BUG: KASAN: "),
@@ -31,8 +35,14 @@ KINDS: tuple[tuple[str, str], ...] = (
     ("rcu stall", r"(rcu: )?rcu_\w+ kthread (starved|timer wakeup)"),
     ("bug", r"kernel BUG at "),
     ("oops", r"BUG: (unable to handle|kernel NULL pointer|TASK stack guard|stack guard page)"),
-    ("oops", r"(Oops: )?(general protection fault|int3|divide error|invalid opcode)\b.*: [0-9a-f]{4}"),
-    ("oops", r"(Oops: )?(stack segment|double fault|alignment check|control protection).*: [0-9a-f]{4}"),
+    (
+        "oops",
+        r"(Oops: )?(general protection fault|int3|divide error|invalid opcode)\b.*: [0-9a-f]{4}",
+    ),
+    (
+        "oops",
+        r"(Oops: )?(stack segment|double fault|alignment check|control protection).*: [0-9a-f]{4}",
+    ),
     ("oops", r"Oops\b"),
     ("oops", r"traps: PANIC"),
     ("bug", r"BUG: (scheduling while atomic|sleeping function|using \w+ in preemptible)"),

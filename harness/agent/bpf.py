@@ -1,0 +1,262 @@
+"""bpf(2) in the guest: maps, programs and links as objects.
+
+Layouts of `union bpf_attr`, the info structures and constants are those of
+include/uapi/linux/bpf.h, stable since each appeared.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from harness.agent.syscalls import Buffer, Result, Started, Syscalls
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAP_CREATE, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, MAP_DELETE_ELEM, MAP_GET_NEXT_KEY = range(5)
+OBJ_GET_INFO_BY_FD = 15
+MAP_LOOKUP_BATCH = 24
+LINK_CREATE = 28
+MAP_TYPE_CPUMAP = 16
+ATTACH_XDP = 37
+XDP_MODES = {"generic": 1 << 1, "native": 1 << 2}
+"""XDP_FLAGS_SKB_MODE and XDP_FLAGS_DRV_MODE."""
+ATTR_BYTES = 128
+INFO_BYTES = 256
+
+
+def bpf(
+    calls: Syscalls, command: int, front: bytes, pointers: Mapping[int, Buffer] | None = None
+) -> Result:
+    """Run one BPF command.
+
+    Args:
+        calls: where.
+        command: `enum bpf_cmd`.
+        front: the first bytes of `union bpf_attr`; the rest is zero.
+        pointers: buffers whose address goes to an offset of it.
+    """
+    return calls.collect(start_bpf(calls, command, front, pointers))
+
+
+def start_bpf(
+    calls: Syscalls, command: int, front: bytes, pointers: Mapping[int, Buffer] | None = None
+) -> Started:
+    """Start a BPF command that may block; arguments as for `bpf`."""
+    union = Buffer(front.ljust(ATTR_BYTES, b"\0"), pointers=pointers or {})
+    return calls.start("bpf", command, union, ATTR_BYTES)
+
+
+class Descriptor:
+    """A descriptor of the agent's that stands for a BPF object.
+
+    Attributes:
+        calls: the agent that holds it.
+        fd: its number there.
+    """
+
+    def __init__(self, calls: Syscalls, fd: int) -> None:
+        self.calls = calls
+        self.fd = fd
+
+    def close(self) -> None:
+        """Close the descriptor; the object lives on while others refer to it.
+
+        Raises:
+            GuestError: it is closed already.
+        """
+        self.calls.must("close", self.fd)
+
+    def info(self) -> bytes:
+        """Return the object's `struct bpf_map_info`, `bpf_prog_info` or `bpf_link_info`.
+
+        Raises:
+            GuestError: it is no BPF object.
+        """
+        info = Buffer(INFO_BYTES, returned=True)
+        result = bpf(
+            self.calls, OBJ_GET_INFO_BY_FD, struct.pack("<II", self.fd, INFO_BYTES), {8: info}
+        )
+        result.must("BPF_OBJ_GET_INFO_BY_FD")
+        return info.content
+
+
+class Program(Descriptor):
+    """A loaded program."""
+
+    @property
+    def id(self) -> int:
+        """Its id in the system."""
+        return int(struct.unpack_from("<I", self.info(), 4)[0])
+
+
+class Link(Descriptor):
+    """A program attached to an interface; closing the last descriptor detaches it."""
+
+
+class Map(Descriptor):
+    """A map.
+
+    Attributes:
+        key_size: bytes of a key.
+        value_size: bytes of a value.
+        max_entries: as it was created.
+    """
+
+    def __init__(
+        self, calls: Syscalls, fd: int, *, key_size: int, value_size: int, max_entries: int
+    ) -> None:
+        super().__init__(calls, fd)
+        self.key_size = key_size
+        self.value_size = value_size
+        self.max_entries = max_entries
+
+    @classmethod
+    def of(cls, calls: Syscalls, fd: int) -> Map:
+        """Return the map behind a descriptor; its sizes are asked of the guest.
+
+        Raises:
+            GuestError: it is no map.
+        """
+        info = Descriptor(calls, fd).info()
+        key_size, value_size, max_entries = struct.unpack_from("<III", info, 8)
+        return Map(calls, fd, key_size=key_size, value_size=value_size, max_entries=max_entries)
+
+    @property
+    def id(self) -> int:
+        """Its id in the system: the `map_id` of tracepoints."""
+        return int(struct.unpack_from("<I", self.info(), 4)[0])
+
+    def update(self, key: int, value: bytes, flags: int = 0) -> Result:
+        """BPF_MAP_UPDATE_ELEM: return what the kernel answers, success or not."""
+        return self.calls.collect(self.start_update(key, value, flags))
+
+    def start_update(
+        self, key: int, value: bytes, flags: int = 0, calls: Syscalls | None = None
+    ) -> Started:
+        """Start an update that may block, in another task of the agent's if `calls` says so."""
+        memory = {8: Buffer(self._key(key)), 16: Buffer(value)}
+        front = struct.pack("<IIQQQ", self.fd, 0, 0, 0, flags)
+        return start_bpf(calls or self.calls, MAP_UPDATE_ELEM, front, memory)
+
+    def delete(self, key: int) -> Result:
+        """BPF_MAP_DELETE_ELEM: return what the kernel answers, success or not."""
+        memory = {8: Buffer(self._key(key))}
+        return bpf(self.calls, MAP_DELETE_ELEM, struct.pack("<I", self.fd), memory)
+
+    def lookup(self, key: int, *, size: int | None = None) -> tuple[Result, bytes]:
+        """BPF_MAP_LOOKUP_ELEM: return what the kernel answers, and the value.
+
+        Args:
+            key: the key.
+            size: bytes that the kernel writes, if not one value (per-CPU maps).
+        """
+        value = Buffer(size or self.value_size, returned=True)
+        memory = {8: Buffer(self._key(key)), 16: value}
+        result = bpf(self.calls, MAP_LOOKUP_ELEM, struct.pack("<I", self.fd), memory)
+        return result, value.content
+
+    def read_first(self, count: int) -> bytes:
+        """Return the first `count` values of an array, end to end (BPF_MAP_LOOKUP_BATCH, 5.6).
+
+        Raises:
+            GuestError: the map has no batch operations.
+        """
+        if count == 0:
+            return b""
+        values = Buffer(count * self.value_size, returned=True)
+        cursor, keys = Buffer(4), Buffer(count * self.key_size)
+        # in_batch 0: from the start; the kernel writes where it stopped to out_batch
+        front = struct.pack("<QQQQII", 0, 0, 0, 0, count, self.fd)
+        memory = {8: cursor, 16: keys, 24: values}
+        bpf(self.calls, MAP_LOOKUP_BATCH, front, memory).must("BPF_MAP_LOOKUP_BATCH")
+        return values.content
+
+    def sum_over_cpus(self, key: int, cpus: int) -> int:
+        """Return the sum of a per-CPU array's integers under a key.
+
+        Args:
+            key: the key.
+            cpus: possible CPUs of the guest; each has its own value, padded to 8 bytes.
+        """
+        result, values = self.lookup(key, size=8 * cpus)
+        result.must(f"lookup of per-CPU element {key}")
+        return sum(value for (value,) in struct.iter_unpack("<Q", values))
+
+    def _key(self, key: int) -> bytes:
+        return key.to_bytes(self.key_size, "little")
+
+
+class CpuMap(Map):
+    """A BPF_MAP_TYPE_CPUMAP of (qsize, program) values.
+
+    Raises:
+        GuestError: the kernel refuses to make it.
+    """
+
+    def __init__(self, calls: Syscalls, *, max_entries: int, value_size: int = 8) -> None:
+        front = struct.pack("<IIII", MAP_TYPE_CPUMAP, 4, value_size, max_entries)
+        result = bpf(calls, MAP_CREATE, front).must("BPF_MAP_CREATE of a cpumap")
+        fd = result.value
+        super().__init__(calls, fd, key_size=4, value_size=value_size, max_entries=max_entries)
+
+    def value(self, qsize: int, prog: Program | None = None) -> bytes:
+        """Pack a `struct bpf_cpumap_val`, or its first half for a value size of 4."""
+        return struct.pack("<Ii", qsize, prog.fd if prog else 0)[: self.value_size]
+
+    def set(self, cpu: int, qsize: int, prog: Program | None = None) -> None:
+        """Make or replace an entry; returns when its kthread has run.
+
+        Raises:
+            GuestError: the kernel refuses it.
+        """
+        self.update(cpu, self.value(qsize, prog)).must(f"update of cpumap entry {cpu}")
+
+    def remove(self, cpu: int) -> None:
+        """Delete an entry.
+
+        Raises:
+            GuestError: the kernel refuses it.
+        """
+        self.delete(cpu).must(f"delete of cpumap entry {cpu}")
+
+
+def attach_xdp(calls: Syscalls, prog: Program, ifindex: int, mode: str) -> Link:
+    """Attach an XDP program through a link (BPF_LINK_CREATE for XDP, 5.9).
+
+    Args:
+        calls: the agent.
+        prog: an XDP program.
+        ifindex: of the interface.
+        mode: "native" or "generic".
+
+    Raises:
+        GuestError: the kernel refuses it.
+    """
+    front = struct.pack("<IIII", prog.fd, ifindex, ATTACH_XDP, XDP_MODES[mode])
+    result = bpf(calls, LINK_CREATE, front)
+    return Link(calls, result.must(f"attach of XDP in {mode} mode").value)
+
+
+def load_object(
+    calls: Syscalls, path: str, maps: Mapping[str, tuple[str, int]]
+) -> tuple[dict[str, Map], dict[str, Program]]:
+    """Load a BPF object file of the guest's, through libbpf.
+
+    Args:
+        calls: the agent.
+        path: in the guest, "/bpf/….bpf.o".
+        maps: per map name ("fd", n) to share a map that exists, or ("max_entries", n).
+
+    Returns:
+        Its maps and its programs by name.
+
+    Raises:
+        GuestError: the kernel refuses it; the message has what libbpf and the verifier said.
+    """
+    map_fds, prog_fds = calls.link.call("bpf_load", path, dict(maps))
+    return (
+        {name: Map.of(calls, fd) for name, fd in map_fds.items()},
+        {name: Program(calls, fd) for name, fd in prog_fds.items()},
+    )

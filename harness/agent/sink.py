@@ -1,0 +1,59 @@
+"""A UDP socket in the guest, and how often each numbered frame reached it."""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import TYPE_CHECKING
+
+from harness.trace.evidence import SocketCounts
+
+if TYPE_CHECKING:
+    from harness.agent.syscalls import Syscalls
+
+AF_INET, SOCK_DGRAM, SOL_SOCKET, SO_RCVBUFFORCE = 2, 2, 1, 33
+RECEIVE_BYTES = 128 << 20
+PORT = 4242
+
+
+class Sink:
+    """Counts the datagrams that a bound socket receives, until it is stopped.
+
+    Args:
+        calls: the agent.
+        frames: how many numbered frames the run may have.
+
+    Attributes:
+        port: the UDP port.
+
+    Raises:
+        GuestError: the port is taken, or another sink runs.
+    """
+
+    def __init__(self, calls: Syscalls, *, frames: int) -> None:
+        self.port = PORT
+        self._calls = calls
+        self._fd = calls.must("socket", AF_INET, SOCK_DGRAM, 0).value
+        size = struct.pack("<I", RECEIVE_BYTES)
+        calls.must("setsockopt", self._fd, SOL_SOCKET, SO_RCVBUFFORCE, size, len(size))
+        address = struct.pack("<H", AF_INET) + struct.pack(">H", PORT) + bytes(12)
+        calls.must("bind", self._fd, address, len(address))
+        self._drops = self._buffer_errors()
+        calls.link.call("sink_start", self._fd, frames)
+
+    def stop(self) -> SocketCounts:
+        """Read the socket empty and return what it received.
+
+        Raises:
+            GuestError: it was stopped before.
+        """
+        counts, _strays = self._calls.link.call("sink_stop")
+        drops = self._buffer_errors() - self._drops
+        self._calls.must("close", self._fd)
+        return SocketCounts(counts, drops)
+
+    def _buffer_errors(self) -> int:
+        """Return UdpRcvbufErrors of /proc/net/snmp: datagrams that found a socket full."""
+        text: bytes = self._calls.link.call("read", "/proc/net/snmp", 1 << 16)
+        names, values = re.findall(r"^Udp: (.*)$", text.decode(), re.MULTILINE)
+        return int(dict(zip(names.split(), values.split(), strict=True))["RcvbufErrors"])

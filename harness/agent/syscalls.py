@@ -1,0 +1,140 @@
+"""Any system call in the guest, with its memory marshalled (guest/agent/ops.c, op_syscall)."""
+
+from __future__ import annotations
+
+import errno as errnos
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from harness.errors import GuestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from harness.agent.link import Link, Ticket
+
+# arch/x86/entry/syscalls/syscall_64.tbl
+NR = {
+    "close": 3,
+    "ioctl": 16,
+    "socket": 41,
+    "sendto": 44,
+    "bind": 49,
+    "setsockopt": 54,
+    "wait4": 61,
+    "kill": 62,
+    "syslog": 103,
+    "openat": 257,
+    "bpf": 321,
+}
+
+
+@dataclass(eq=False, slots=True)
+class Buffer:
+    """Memory of a system call.
+
+    Attributes:
+        data: its bytes, or how many zero bytes; what the guest made of it once the call is done.
+        returned: whether it is wanted back.
+        pointers: addresses of other buffers to store in it, by offset.
+    """
+
+    data: bytes | int
+    returned: bool = False
+    pointers: Mapping[int, Buffer] = field(default_factory=dict)
+
+    @property
+    def content(self) -> bytes:
+        """Its bytes."""
+        return bytes(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a system call answered: its return value, and errno (0 if it succeeded)."""
+
+    value: int
+    errno: int
+
+    def must(self, what: str) -> Result:
+        """Return itself if the call succeeded.
+
+        Raises:
+            GuestError: it did not; `what` names it.
+        """
+        if self.errno:
+            name = errnos.errorcode.get(self.errno, f"errno {self.errno}")
+            raise GuestError(f"{what} failed in the guest: {name}", errno=self.errno)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A system call under way, and the buffers that it will fill."""
+
+    ticket: Ticket
+    buffers: tuple[Buffer, ...]
+
+
+class Syscalls:
+    """System calls in the agent's process.
+
+    Args:
+        link: where they go.
+        task: the agent's thread that makes them; 0 is its main loop, which must not block.
+    """
+
+    def __init__(self, link: Link, task: int = 0) -> None:
+        self.link = link
+        self.task = task
+
+    def raw(self, name: str, *args: int | bytes | Buffer) -> Result:
+        """Make a system call and return its answer, success or not.
+
+        Raises:
+            AgentLost: the guest did not answer.
+        """
+        return self.collect(self.start(name, *args))
+
+    def start(self, name: str, *args: int | bytes | Buffer) -> Started:
+        """Start a system call that may block; `collect` waits for it."""
+        order: list[Buffer] = []
+
+        def place(buffer: Buffer) -> int:
+            if buffer not in order:
+                order.append(buffer)
+            return order.index(buffer)
+
+        values: list[int | list[int]] = []
+        for arg in args:
+            if isinstance(arg, bytes):
+                arg = Buffer(arg)  # noqa: PLW2901
+            values.append(arg if isinstance(arg, int) else [place(arg)])
+        pointers = []
+        for buffer in order:  # grows while it is walked: buffers point to buffers
+            pointers += [[place(buffer), at, place(to)] for at, to in buffer.pointers.items()]
+        wanted = tuple(buffer for buffer in order if buffer.returned)
+        memory = [buffer.data for buffer in order]
+        back = [place(buffer) for buffer in wanted]
+        request = ("syscall", NR[name], values, memory, pointers, back)
+        return Started(self.link.send(*request, task=self.task), wanted)
+
+    def collect(self, started: Started, *, deadline_s: float | None = None) -> Result:
+        """Return the answer of a system call that was started, and fill its buffers.
+
+        Raises:
+            AgentLost: no answer within the deadline.
+        """
+        value, errno, contents = self.link.wait(started.ticket, deadline_s=deadline_s)
+        for buffer, content in zip(started.buffers, contents, strict=True):
+            buffer.data = content
+        return Result(value, errno)
+
+    def must(self, name: str, *args: int | bytes | Buffer, why: str = "") -> Result:
+        """Make a system call that has to succeed.
+
+        Raises:
+            GuestError: it failed.
+            AgentLost: the guest did not answer.
+        """
+        return self.raw(name, *args).must(f"{name} ({why})" if why else name)

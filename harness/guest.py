@@ -1,0 +1,160 @@
+"""One running guest: a machine, its agent, and what was made ready in it before it was frozen."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from harness.agent.syscalls import Buffer, Syscalls
+from harness.agent.tracer import Rings, Tracer, start_tracing
+from harness.errors import GuestError
+from harness.machine.splats import Splat, find_splats
+
+if TYPE_CHECKING:
+    from harness.machine.machine import Machine
+
+MODULES = ("virtio_pci", "virtio_console", "virtio_net", "sch_ingress", "cls_bpf", "veth")
+"""What the guest needs where it is not built in."""
+SIOCGIFINDEX, SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCSIFADDR = 0x8933, 0x8913, 0x8914, 0x8916
+IFF_UP = 1
+SYSLOG_READ_ALL, SYSLOG_SIZE = 3, 10
+AF_INET, SOCK_DGRAM = 2, 2
+
+
+def prepare(machine: Machine) -> dict[str, Any]:
+    """Make a booted guest ready for any case: network up and silent, tracing on.
+
+    It runs once per template, before the freeze. What it returns goes to `Guest`.
+
+    Raises:
+        GuestError: the kernel lacks something that the lab needs.
+    """
+    link = machine.link
+    for interface in ("all", "default"):
+        try:  # neighbour discovery and MLD would put frames of their own among ours
+            link.call("write", f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6", b"1")
+        except GuestError as error:
+            if error.errno != 2:
+                raise
+        link.call("write", f"/proc/sys/net/ipv4/conf/{interface}/rp_filter", b"0")
+    names = [interface_name(number) for number in range(machine.recipe.topology.nics)]
+    calls = Syscalls(link)
+    with_socket = calls.must("socket", AF_INET, SOCK_DGRAM, 0)
+    indices = {
+        name: _bring_up(calls, with_socket.value, name, address)
+        for name, address in [
+            ("lo", "127.0.0.1"),
+            *((name, guest_address(number)) for number, name in enumerate(names)),
+        ]
+    }
+    calls.must("close", with_socket.value)
+    rings = start_tracing(link, machine.recipe.topology.cpus)
+    return {"ifindex": indices, "rings": rings.to_json()}
+
+
+PREPARED_BY = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+"""Stands for `prepare` in the digest of a snapshot."""
+
+
+def interface_name(nic: int) -> str:
+    """Return the guest's name of a NIC."""
+    return f"eth{nic}"
+
+
+def guest_address(nic: int) -> str:
+    """Return the guest's IPv4 address on a NIC (a /8's default mask is narrowed by no one)."""
+    return f"10.{nic}.0.2"
+
+
+def peer_address(nic: int) -> str:
+    """Return the address that frames to a NIC come from."""
+    return f"10.{nic}.0.1"
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest that is up and ready.
+
+    Attributes:
+        machine: the QEMU that runs it.
+        ifindex: of its interfaces, by name.
+        calls: system calls in it.
+        tracer: its trace buffers.
+    """
+
+    machine: Machine
+    ifindex: dict[str, int]
+    calls: Syscalls
+    tracer: Tracer
+
+    @classmethod
+    def of(cls, machine: Machine, prepared: dict[str, Any]) -> Self:
+        """Return the guest that `prepare` made ready in this machine or in its template."""
+        tracer = Tracer(machine.link, Rings(**prepared["rings"]))
+        return cls(machine, prepared["ifindex"], Syscalls(machine.link), tracer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.machine.close()
+
+    @property
+    def cpus(self) -> int:
+        """Number of its CPUs."""
+        return self.machine.recipe.topology.cpus
+
+    def read(self, path: str) -> str:
+        """Return the text of a file in the guest.
+
+        Raises:
+            GuestError: it cannot be read.
+        """
+        content: bytes = self.calls.link.call("read", path, 16 << 20)
+        return content.decode("utf-8", "replace")
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file of the guest's in one go.
+
+        Raises:
+            GuestError: it cannot be written.
+        """
+        self.calls.link.call("write", path, text.encode())
+
+    def threads(self, prefix: str) -> dict[int, str]:
+        """Return pid and comm of the processes and kthreads whose comm begins so."""
+        return {pid: comm for pid, comm in self.calls.link.call("threads", prefix)}
+
+    def dmesg(self) -> str:
+        """Return the kernel's message buffer (syslog(2))."""
+        size = self.calls.must("syslog", SYSLOG_SIZE, 0, 0).value
+        text = Buffer(size, returned=True)
+        length = self.calls.must("syslog", SYSLOG_READ_ALL, text, size).value
+        return text.content[:length].decode("utf-8", "replace")
+
+    def splats(self) -> list[Splat]:
+        """Return what the kernel reported of its own being broken, since it booted.
+
+        Raises:
+            AgentLost: the guest does not answer; ask `machine.splats()` then.
+        """
+        return find_splats(self.dmesg())
+
+
+def _bring_up(calls: Syscalls, fd: int, name: str, address: str) -> int:
+    """Give an interface its address, set it up and return its index (netdevice(7))."""
+
+    def ask(request: int, payload: bytes) -> bytes:
+        ifreq = Buffer(struct.pack("<16s24s", name.encode(), payload), returned=True)
+        calls.must("ioctl", fd, request, ifreq, why=name)
+        return ifreq.content[16:]
+
+    index = int.from_bytes(ask(SIOCGIFINDEX, b"")[:4], "little")
+    ask(SIOCSIFADDR, struct.pack("<HH4s", AF_INET, 0, socket.inet_aton(address)))
+    flags = int.from_bytes(ask(SIOCGIFFLAGS, b"")[:2], "little")
+    ask(SIOCSIFFLAGS, struct.pack("<H", flags | IFF_UP))
+    return index

@@ -1,0 +1,233 @@
+"""One QEMU and what the harness holds of it: console, monitor, agent link, NIC sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pexpect
+from qemu.qmp.error import QMPError
+from qemu.qmp.legacy import QEMUMonitorProtocol
+from qemu.qmp.qmp_client import ExecuteError
+
+from harness.agent.link import Link
+from harness.errors import BootFailed, LabError, QemuFailed
+from harness.machine import command
+from harness.machine.console import Console
+from harness.machine.process import Process
+from harness.machine.splats import Splat, find_splats
+from harness.paths import cache_dir
+
+if TYPE_CHECKING:
+    from harness.images import Initramfs
+    from harness.kernels import KernelImage
+    from harness.machine.qemu import Qemu
+    from harness.machine.topology import Accel, Topology
+
+PHASES: tuple[tuple[str, str, float], ...] = (
+    ("firmware", r"SeaBIOS|Booting", 20.0),
+    ("kernel", r"Linux version", 60.0),
+    ("init", r"cpumap-lab: init", 120.0),
+    ("agent", r"cpumap-lab: agent ready", 60.0),
+)
+"""Each phase of a boot: what shows that it was reached, and its deadline in seconds at pace 1."""
+HELLO_S = 30.0
+CALL_S = 60.0
+DEATH = r"Kernel panic - not syncing|end Kernel panic"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides how a guest looks once it is up."""
+
+    qemu: Qemu
+    accel: Accel
+    kernel: KernelImage
+    initramfs: Initramfs
+    topology: Topology
+
+    def arguments(self) -> list[str]:
+        """Return the part of QEMU's command line that template and clone share."""
+        machine = command.hardware(self.topology, self.accel)
+        hz = kernel_hz(self.kernel.config)
+        boot = command.kernel(self.kernel.boot, self.initramfs.path, self.topology, hz)
+        return [*machine, *boot]
+
+    def digest(self) -> str:
+        """Return a SHA-256 over all that went in, file contents instead of their paths."""
+        machine = command.hardware(self.topology, self.accel)
+        append = command.kernel(Path(), Path(), self.topology, kernel_hz(self.kernel.config))
+        parts = {
+            "qemu": [self.qemu.sha256, self.qemu.version_string],
+            "kernel": [self.kernel.sha256, self.kernel.boot.name],
+            "initramfs": self.initramfs.digest,
+            "arguments": [*machine, *append],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def kernel_hz(config: Path | None) -> int | None:
+    """Return CONFIG_HZ of a kernel's configuration; None when it is not known."""
+    if config is None:
+        return None
+    for line in config.read_text().splitlines():
+        if line.startswith("CONFIG_HZ="):
+            return int(line.removeprefix("CONFIG_HZ="))
+    return None
+
+
+class Machine:
+    """A QEMU process with its ends held; close it, or leave its `with` block.
+
+    Args:
+        recipe: what to start.
+        ram: file behind the guest's RAM (made if it does not exist).
+        share_ram: write the guest's RAM to that file; else changes stay private.
+        incoming: wait for a saved state instead of booting.
+
+    Raises:
+        QemuFailed: QEMU cannot be started.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        ram: Path | None = None,
+        share_ram: bool = False,
+        incoming: bool = False,
+    ) -> None:
+        self.recipe = recipe
+        self._qmp: QEMUMonitorProtocol | None = None
+        with contextlib.ExitStack() as undo:
+            self.directory = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=cache_dir("run")))
+            undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            ours, theirs = zip(*(socket.socketpair() for _ in range(2)), strict=True)
+            count = recipe.topology.nics
+            kind = (socket.AF_UNIX, socket.SOCK_DGRAM)
+            nics = [socket.socketpair(*kind) for _ in range(count)]
+            self.nics = tuple(mine for mine, _ in nics)
+            for end in (*ours, *self.nics):
+                undo.callback(end.close)
+            wiring = command.Wiring(
+                agent=theirs[0].fileno(),
+                qmp=theirs[1].fileno(),
+                nics=tuple(other.fileno() for _, other in nics),
+                console=self.directory / "console.log",
+                firmware=self.directory / "firmware.log",
+                ram=ram or self.directory / "ram",
+            )
+            self.argv = [
+                str(recipe.qemu.binary),
+                *recipe.qemu.args,
+                *recipe.arguments(),
+                *command.backends(recipe.topology, wiring, share_ram=share_ram),
+                *(["-incoming", "defer"] if incoming else []),
+            ]
+            wiring.console.touch()
+            wiring.firmware.touch()
+            try:
+                self.process = Process(
+                    self.argv,
+                    env=recipe.qemu.env,
+                    pass_fds=wiring.fds,
+                    log=self.directory / "qemu.log",
+                )
+            finally:
+                for end in (*theirs, *(other for _, other in nics)):
+                    end.close()
+            undo.callback(self.process.kill)
+            self.console = Console(wiring.console, self.process.alive)
+            self._firmware = Console(wiring.firmware, self.process.alive)
+            self._monitor = ours[1]
+            self.link = Link(ours[0], deadline_s=CALL_S * recipe.accel.pace)
+            self._undo = undo.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End QEMU and remove its files."""
+        if self._qmp is not None:
+            with contextlib.suppress(QMPError, OSError, EOFError):
+                self._qmp.close()
+            self._qmp = None
+        self.console.close()
+        self._firmware.close()
+        self.link.close()
+        self._undo.close()
+
+    def wait_boot(self) -> None:
+        """Wait until the agent answers, phase by phase.
+
+        Raises:
+            BootFailed: a phase missed its deadline, the kernel died, or QEMU ended; it names the
+                last phase reached and shows the console's tail.
+        """
+        reached = "none"
+        for phase, pattern, seconds in PHASES:
+            source = self._firmware if phase == "firmware" else self.console
+            deadline = seconds * self.recipe.accel.pace
+            try:
+                found = source.expect([pattern, DEATH], timeout=deadline)
+            except pexpect.TIMEOUT:
+                self._boot_failed(reached, f"{phase} was not reached within {deadline:.0f} s")
+            except pexpect.EOF:
+                why = "the kernel rebooted" if self.process.wait(5) == 0 else self.process.failure()
+                self._boot_failed(reached, f"QEMU ended before {phase} was reached ({why})")
+            if found == 1:
+                self.process.wait(5)
+                self._boot_failed(reached, "the kernel died")
+            reached = phase
+        try:
+            self.link.call("read", "/proc/version", 4096, deadline_s=HELLO_S)
+        except LabError as error:
+            self._boot_failed(reached, error.message)
+
+    def _boot_failed(self, phase: str, what: str) -> None:
+        text = self.console.text()
+        splats = find_splats(text)
+        tail = self.console.tail() or "(nothing)"
+        headline = f" The kernel said: {splats[0].title}." if splats else ""
+        output = self.process.output()
+        said = f"\nQEMU said: {output}" if output else ""
+        raise BootFailed(
+            f"{self.recipe.kernel.spec} did not boot: {what}; the last phase reached is "
+            f"{phase!r}.{headline}{said}\nThe console's tail:\n{tail}",
+            phase=phase,
+            console=text,
+            crashed=bool(splats),
+            remedy="check that the kernel has the drivers built in or as modules beside it "
+            "(virtio_pci, virtio_console, virtio_net), and --append",
+        )
+
+    def qmp(self, name: str, **arguments: Any) -> Any:
+        """Run a QMP command and return its result.
+
+        Raises:
+            QemuFailed: QEMU refused the command or has gone.
+        """
+        try:
+            if self._qmp is None:
+                self._qmp = QEMUMonitorProtocol(self._monitor)
+                self._qmp.connect()
+            return self._qmp.cmd(name, **arguments)
+        except ExecuteError as error:
+            raise QemuFailed(f"QEMU refused {name}: {error}") from error
+        except (QMPError, OSError, EOFError) as error:
+            raise QemuFailed(f"QMP {name} failed: {error}; {self.process.failure()}") from error
+
+    def splats(self) -> list[Splat]:
+        """Return what the console shows of a broken kernel."""
+        return find_splats(self.console.text())
