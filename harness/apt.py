@@ -50,7 +50,6 @@ FRESH = 6 * 3600.0
 """Seconds after which the indices are brought again."""
 
 _NO_APT = "fetch on a Debian machine, or use a kernel of your own: path:BZIMAGE[,modules=DIR]"
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)

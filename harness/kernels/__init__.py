@@ -2,8 +2,9 @@
 
 from harness.kernels.image import KernelImage
 from harness.kernels.modules import ModulePlan, plan_modules, read_module
+from harness.kernels.shelf import Cached, cached, prune
 from harness.kernels.spec import KernelSpec, parse_spec
-from harness.kernels.store import Cached, cached, prune, resolve
+from harness.kernels.store import resolve
 
 __all__ = [
     "Cached",

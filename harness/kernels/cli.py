@@ -14,8 +14,9 @@ from rich.table import Table
 from harness.apt import Archive
 from harness.errors import FetchFailed, ToolMissing
 from harness.kernels.debian import PATTERN, Build, builds_of, choose, series_of, upstream_of
+from harness.kernels.shelf import Cached, cached, prune
 from harness.kernels.spec import DebianSpec
-from harness.kernels.store import Cached, cached, prune, resolve
+from harness.kernels.store import resolve
 from harness.progress import megabytes, shown
 
 if TYPE_CHECKING:

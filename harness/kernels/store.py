@@ -1,4 +1,4 @@
-"""Kernels on disk: resolving a spec to a `KernelImage`, fetching what is missing, pruning.
+"""Resolving a spec to a `KernelImage`, fetching what is missing.
 
 Layout below `kernels/` in the cache:
 
@@ -13,21 +13,20 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.apt import Archive, Progress
-from harness.deb import unpack, version_key
+from harness.deb import unpack
 from harness.errors import FetchFailed, KernelNotFound
 from harness.kernels.bzimage import BzImage, extract_elf, has_pvh_entry, read_bzimage
-from harness.kernels.debian import PATTERN, Build, builds_of, choose, fits, series_of
+from harness.kernels.debian import PATTERN, Build, builds_of, choose
 from harness.kernels.image import KernelImage
 from harness.kernels.spec import DebianSpec, KernelSpec, PathSpec, parse_spec
-from harness.landing import land_directory, sweep, take_away, write_atomically
+from harness.landing import cache_errors, land_directory, write_atomically
 from harness.paths import cache_dir
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
 RECENT = 600.0
@@ -66,12 +65,24 @@ def resolve(
         # It may be newer than the indices, or they may name what the mirror has since dropped.
         archive.refresh(force=True, progress=progress)
         directory = _fetch(parsed, archive, progress)
-    write_atomically(cache_dir("kernels", "specs") / str(parsed), directory.name.encode())
-    return _load(directory, str(parsed))
+    kernel = _load(directory, str(parsed))
+    exact = parse_spec(f"debian:{kernel.release}")
+    # A release like "7.3-amd64" reads as the newest 7.3 of that flavour: it has no spec of its own.
+    own = [exact] if isinstance(exact, DebianSpec) and exact.release else []
+    for known_as in {parsed, *own}:
+        write_atomically(cache_dir("kernels", "specs") / str(known_as), directory.name.encode())
+    return kernel
 
 
 def _fetch(spec: DebianSpec, archive: Archive, progress: Progress | None) -> Path:
-    build = choose(spec, builds_of(archive.packages(PATTERN, progress=progress)))
+    builds = builds_of(archive.packages(PATTERN, progress=progress))
+    try:
+        build = choose(spec, builds)
+    except KernelNotFound as error:
+        notes = "; ".join(archive.refresh(progress=progress))
+        if not notes:
+            raise
+        raise KernelNotFound(f"{error.message} ({notes})", remedy=error.remedy) from error
     return land_directory(
         cache_dir("kernels") / f"{build.release}_{build.version}",
         lambda part: _fill(part, build, archive, progress),
@@ -146,7 +157,8 @@ def _finish(part: Path, image: BzImage, **meta: object) -> None:
     (part / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
 
 
-def _resolve_path(spec: PathSpec) -> KernelImage:
+def _resolve_path(given: PathSpec) -> KernelImage:
+    spec = PathSpec(given.bzimage.absolute(), given.modules and given.modules.absolute())
     image = read_bzimage(spec.bzimage)
     modules = _modules_directory(spec, image.release) if spec.modules else None
     directory = land_directory(
@@ -154,13 +166,14 @@ def _resolve_path(spec: PathSpec) -> KernelImage:
         lambda part: _finish(
             part,
             image,
-            spec=f"path:{spec.bzimage.absolute()}",
+            spec=f"path:{spec.bzimage}",
             release=image.release,
             version=image.banner,
             flavour="path",
         ),
     )
-    directory.touch()  # `prune` keeps the last used
+    with cache_errors(str(directory)):
+        directory.touch()  # `prune` keeps the last used
     kernel = _load(directory, str(spec))
     return replace(
         kernel,
@@ -198,94 +211,3 @@ def _config_beside(bzimage: Path, release: str) -> Path | None:
         if built.exists() and built.read_text().strip() == release and (tree / ".config").exists():
             return tree / ".config"
     return None
-
-
-@dataclass(frozen=True)
-class Cached:
-    """A kernel in the cache.
-
-    Attributes:
-        spec: the spec that names just this one.
-        directory: where it is.
-        release: its `uname -r`.
-        version: see `KernelImage.version`.
-        flavour: "cloud", "rt", "amd64", or "path" for what was unpacked from one's own bzImage.
-        size: bytes on disk.
-    """
-
-    spec: str
-    directory: Path
-    release: str
-    version: str
-    flavour: str
-    size: int
-
-
-def cached() -> list[Cached]:
-    """Return the kernels in the cache, oldest version first."""
-    found = []
-    for meta_path in cache_dir("kernels").glob("[!.]*/meta.json"):
-        found.append(_cached(meta_path))
-    found.sort(key=lambda kernel: version_key(kernel.version))
-    own = [_cached(path) for path in cache_dir("kernels", "path").glob("[!.]*/meta.json")]
-    own.sort(key=lambda kernel: kernel.directory.stat().st_mtime)
-    return found + own
-
-
-def _cached(meta_path: Path) -> Cached:
-    meta = json.loads(meta_path.read_text())
-    directory = meta_path.parent
-    size = sum(path.lstat().st_blocks * 512 for path in directory.rglob("*"))
-    return Cached(
-        *(meta["spec"], directory, meta["release"], meta["version"], meta["flavour"], size)
-    )
-
-
-def prune(specs: Sequence[str] = (), *, keep: int = 1) -> list[Cached]:
-    """Remove kernels from the cache, and what killed downloads left there.
-
-    Args:
-        specs: remove what these name, and nothing else.
-        keep: without specs, how many builds to keep of each series and flavour (the newest), and
-            how many of one's own kernels (the last used).
-
-    Returns:
-        What was removed.
-
-    Raises:
-        KernelNotFound: a spec that is none, or that names nothing in the cache.
-        CacheError: the cache cannot be written.
-    """
-    all_kernels = cached()
-    if specs:
-        gone = [kernel for spec in specs for kernel in _named(spec, all_kernels)]
-    else:
-        kept: dict[str, int] = {}
-        gone = []
-        for kernel in reversed(all_kernels):
-            own = kernel.flavour == "path"
-            kind = "path" if own else f"{series_of(kernel.version)}-{kernel.flavour}"
-            kept[kind] = kept.get(kind, 0) + 1
-            if kept[kind] > keep:
-                gone.append(kernel)
-    for kernel in gone:
-        take_away(kernel.directory)
-    if not specs:
-        Archive().sweep()
-        for room in (cache_dir("kernels"), cache_dir("kernels", "path")):
-            sweep(room)
-    return gone
-
-
-def _named(text: str, kernels: Sequence[Cached]) -> list[Cached]:
-    spec = parse_spec(text)
-    if isinstance(spec, PathSpec):
-        sha256 = read_bzimage(spec.bzimage).sha256
-        named = [kernel for kernel in kernels if kernel.directory.name == sha256]
-    else:
-        named = [k for k in kernels if k.flavour != "path" and fits(spec, k)]
-    if not named:
-        raise KernelNotFound(
-            f"{text} is not in the cache", remedy="`cpumap-lab kernels list` says what is"
-        )
-    return named

@@ -328,6 +328,30 @@ def test_second_resolve_does_not_ask_apt(apt: FakeApt) -> None:
     assert len(apt.log) == ran
 
 
+def test_what_was_fetched_is_known_by_its_release(apt: FakeApt) -> None:
+    add_monolith(apt, MONOLITH, "6.1.192-2")
+    first = resolve("debian:6.1")
+    ran = len(apt.log)
+    second = resolve(f"debian:{MONOLITH}")
+    assert second.vmlinuz == first.vmlinuz
+    assert second.spec == f"debian:{MONOLITH}"
+    assert len(apt.log) == ran
+
+
+def test_release_that_reads_as_a_series(apt: FakeApt) -> None:
+    add_split(apt, "7.3-amd64", "7.3~rc7-1~exp1")
+    add_split(apt, "7.3.4+deb13-amd64", "7.3.4-1")
+    assert resolve("debian:7.3-rc7-amd64").release == "7.3-amd64"
+    assert resolve("debian:7.3-amd64").release == "7.3.4+deb13-amd64"
+
+
+def test_suites_that_are_not_there_are_named(apt: FakeApt) -> None:
+    apt.answer("update.code", "100\n")
+    apt.answer("update.err", "E: The repository 'x sid Release' does not have a Release file.\n")
+    with pytest.raises(KernelNotFound, match="sid: the mirror does not carry it"):
+        resolve("debian:6.1")
+
+
 def test_refresh_finds_the_newer_build(apt: FakeApt) -> None:
     add_monolith(apt, MONOLITH, "6.1.192-2")
     resolve("debian:6.1")
@@ -397,6 +421,11 @@ def test_path(apt: FakeApt, bzimage: Path) -> None:
     assert kernel.release == "6.1.0-1-cloud-amd64"
     assert kernel.numbers == (6, 1, 7)
     assert apt.log == []
+
+
+def test_relative_path(apt: FakeApt, bzimage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bzimage.parent)
+    assert resolve("path:bzImage") == resolve(f"path:{bzimage}")
 
 
 def test_path_without_pvh_boots_the_bzimage(apt: FakeApt, bzimage: Path) -> None:

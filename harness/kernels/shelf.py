@@ -1,0 +1,110 @@
+"""The kernels in the cache, and throwing them away."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.apt import Archive
+from harness.deb import version_key
+from harness.errors import KernelNotFound
+from harness.kernels.bzimage import read_bzimage
+from harness.kernels.debian import fits, series_of
+from harness.kernels.spec import PathSpec, parse_spec
+from harness.landing import sweep, take_away
+from harness.paths import cache_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A kernel in the cache.
+
+    Attributes:
+        spec: the spec that names just this one.
+        directory: where it is.
+        release: its `uname -r`.
+        version: see `KernelImage.version`.
+        flavour: "cloud", "rt", "amd64", or "path" for what was unpacked from one's own bzImage.
+        size: bytes on disk.
+    """
+
+    spec: str
+    directory: Path
+    release: str
+    version: str
+    flavour: str
+    size: int
+
+
+def cached() -> list[Cached]:
+    """Return the kernels in the cache, oldest version first."""
+    found = [_cached(path) for path in cache_dir("kernels").glob("[!.]*/meta.json")]
+    found.sort(key=lambda kernel: version_key(kernel.version))
+    own = [_cached(path) for path in cache_dir("kernels", "path").glob("[!.]*/meta.json")]
+    own.sort(key=lambda kernel: kernel.directory.stat().st_mtime)
+    return found + own
+
+
+def _cached(meta_path: Path) -> Cached:
+    meta = json.loads(meta_path.read_text())
+    directory = meta_path.parent
+    size = sum(path.lstat().st_blocks * 512 for path in directory.rglob("*"))
+    return Cached(
+        *(meta["spec"], directory, meta["release"], meta["version"], meta["flavour"], size)
+    )
+
+
+def prune(specs: Sequence[str] = (), *, keep: int = 1) -> list[Cached]:
+    """Remove kernels from the cache, and what killed downloads left there.
+
+    Args:
+        specs: remove what these name, and nothing else.
+        keep: without specs, how many builds to keep of each series and flavour (the newest), and
+            how many of one's own kernels (the last used).
+
+    Returns:
+        What was removed.
+
+    Raises:
+        KernelNotFound: a spec that is none, or that names nothing in the cache.
+        CacheError: the cache cannot be written.
+    """
+    all_kernels = cached()
+    if specs:
+        named = [kernel for spec in specs for kernel in _named(spec, all_kernels)]
+        gone = list(dict.fromkeys(named))
+    else:
+        kept: dict[str, int] = {}
+        gone = []
+        for kernel in reversed(all_kernels):
+            own = kernel.flavour == "path"
+            kind = "path" if own else f"{series_of(kernel.version)}-{kernel.flavour}"
+            kept[kind] = kept.get(kind, 0) + 1
+            if kept[kind] > keep:
+                gone.append(kernel)
+    for kernel in gone:
+        take_away(kernel.directory)
+    if not specs:
+        Archive().sweep()
+        for room in (cache_dir("kernels"), cache_dir("kernels", "path")):
+            sweep(room)
+    return gone
+
+
+def _named(text: str, kernels: Sequence[Cached]) -> list[Cached]:
+    spec = parse_spec(text)
+    if isinstance(spec, PathSpec):
+        sha256 = read_bzimage(spec.bzimage).sha256
+        named = [kernel for kernel in kernels if kernel.directory.name == sha256]
+    else:
+        named = [k for k in kernels if k.flavour != "path" and fits(spec, k)]
+    if not named:
+        raise KernelNotFound(
+            f"{text} is not in the cache", remedy="`cpumap-lab kernels list` says what is"
+        )
+    return named
