@@ -77,13 +77,12 @@ class RingReader:
             TraceError: a sub-buffer that the kernel cannot have written, with CPU, page, offset.
         """
         size = self.layout.size
-        if len(raw) % size:
-            raise self._malformed(
-                len(raw) % size, f"{len(raw)} bytes are no whole number of {size}-byte pages"
-            )
-        for base in range(0, len(raw), size):
+        rest = len(raw) % size
+        for base in range(0, len(raw) - rest, size):
             yield from self._page(raw, base)
             self._pages += 1
+        if rest:
+            raise self._malformed(rest, f"cut short, a page has {size} bytes")
 
     def _page(self, raw: bytes, base: int) -> Iterator[RawEvent]:
         layout, cpu, u32 = self.layout, self.cpu, _U32.unpack_from
