@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from harness.apt import Archive, Progress, own_codename
 from harness.deb import unpack
 from harness.errors import ToolMissing
-from harness.landing import land_directory
+from harness.landing import land_directory, take_away
 from harness.machine.qemu import PROGRAM, Qemu, ask, surroundings, unpacked_qemu
 from harness.paths import cache_dir
 
@@ -44,7 +44,6 @@ def fetch_qemu(*, progress: Progress | None = None) -> Qemu:
         )
     archive = Archive()
     packages = archive.closure(PACKAGE, codename, always=FIRMWARE, progress=progress)
-
     version = packages[-1].version
 
     def fill(part: Path) -> None:
@@ -56,7 +55,14 @@ def fetch_qemu(*, progress: Progress | None = None) -> Qemu:
         for question in (("--version",), ("-machine", "help")):
             ask(part / "usr/bin" / PROGRAM, *args, *question, env=env)
 
-    return unpacked_qemu(land_directory(cache_dir("qemu") / version.replace(":", "_"), fill))
+    dest = cache_dir("qemu") / version.replace(":", "_")
+    if dest.is_dir():
+        try:
+            return unpacked_qemu(dest)
+        except ToolMissing:
+            # A library of the machine's that it used has gone: this time it is in the closure.
+            take_away(dest)
+    return unpacked_qemu(land_directory(dest, fill))
 
 
 def _place(member: str) -> str | None:

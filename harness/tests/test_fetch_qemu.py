@@ -225,6 +225,12 @@ def test_interrupted_fetch_is_recovered(apt: FakeApt, tmp_path: Path) -> None:
     assert not left.exists()
 
 
+def test_fetch_replaces_what_runs_no_longer(apt: FakeApt, tmp_path: Path) -> None:
+    offer(apt, script())
+    in_cache(tmp_path, "1_10.0.2+ds-2~bpo12+1", b"#!/bin/sh\nexit 127\n")
+    assert fetch_qemu().version == (10, 0, 2)
+
+
 def test_mirror_without_qemu(apt: FakeApt) -> None:
     with pytest.raises(FetchFailed, match="no qemu-system-x86 for bookworm"):
         fetch_qemu()
