@@ -89,8 +89,6 @@ def read_bzimage(path: Path) -> BzImage:
 
 def extract_elf(image: BzImage) -> bytes | None:
     """Return the ELF kernel from a bzImage, or None if it is packed in a way we cannot undo."""
-    if image.payload.startswith(_ELF):
-        return image.payload
     if len(image.payload) < 8:
         return None
     # The build appends the unpacked size, except to gzip, which ends with it anyway.

@@ -7,13 +7,15 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import filelock
 import pytest
 
 import harness.apt
+import harness.landing
 from harness.apt import Archive, Source, own_codename, pick_mirrors, sha256_of
 from harness.deb import unpack, version_key
 from harness.errors import CacheError, FetchFailed, ToolMissing
-from harness.landing import land_directory, take_away, write_atomically
+from harness.landing import cache_errors, land_directory, take_away, write_atomically
 from harness.tests.fakes import FakeApt, make_ar, make_deb
 
 
@@ -236,6 +238,18 @@ def test_killed_download_is_not_taken_for_whole(apt: FakeApt, tmp_path: Path) ->
     assert sha256_of(path) == packages[0].sha256
 
 
+def test_interrupted_download_ends_apt(apt: FakeApt, tmp_path: Path) -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    apt.add("a", "1-1", "bookworm")
+    packages = Archive().packages("a")
+    apt.answer("download", "exec sleep 600\n")
+    with pytest.raises(KeyboardInterrupt):
+        Archive().download(packages, tmp_path / "in", what="a", progress=interrupt)
+    Archive().refresh(force=True)  # would wait for an apt that lives on
+
+
 def test_sweep_removes_what_was_never_taken_up_again(apt: FakeApt) -> None:
     partial = Archive().root / "partial"
     partial.mkdir()
@@ -327,6 +341,40 @@ def test_what_fails_does_not_land(tmp_path: Path) -> None:
         land_directory(tmp_path / "x", fill)
     assert "larger disk" in caught.value.remedy
     assert [path.name for path in tmp_path.iterdir()] == [".x.lock"]
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.EDQUOT, "larger disk"),
+        (errno.EROFS, "directory that you can write"),
+        (errno.EIO, "check the disk"),
+    ],
+)
+def test_remedy_fits_the_error(code: int, remedy: str) -> None:
+    with pytest.raises(CacheError) as caught, cache_errors("x"):
+        raise OSError(code, "it went wrong")
+    assert remedy in caught.value.remedy
+
+
+def test_lock_that_is_never_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness.landing, "LOCK_DEADLINE", 0.0)
+    with (
+        filelock.FileLock(tmp_path / ".x.lock"),
+        pytest.raises(CacheError, match="another process"),
+    ):
+        land_directory(tmp_path / "x", lambda part: None)
+
+
+def test_built_by_another_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    acquire = filelock.FileLock.acquire
+
+    def slowly(self: filelock.FileLock, *args: object, **kwargs: object) -> object:
+        (tmp_path / "x").mkdir()
+        return acquire(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", slowly)
+    land_directory(tmp_path / "x", lambda part: pytest.fail("filled again"))
 
 
 def test_leftovers_of_a_killed_builder_do_not_land(tmp_path: Path) -> None:

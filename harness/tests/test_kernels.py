@@ -205,6 +205,22 @@ def test_payload_of_another_size_is_not_trusted(tmp_path: Path) -> None:
     assert extract_elf(read_bzimage(path)) is None
 
 
+def test_header_without_a_payload(tmp_path: Path) -> None:
+    path = tmp_path / "bzImage"
+    data = bytearray(make_bzimage())
+    data[0x206:0x208] = b"\x07\x02"  # boot protocol 2.07
+    path.write_bytes(data)
+    assert extract_elf(read_bzimage(path)) is None
+
+
+def test_damaged_payload(tmp_path: Path) -> None:
+    path = tmp_path / "bzImage"
+    data = bytearray(make_bzimage(packer="xz"))
+    data[2 * 512 + 32 + 20 : 2 * 512 + 32 + 40] = bytes(20)
+    path.write_bytes(data)
+    assert extract_elf(read_bzimage(path)) is None
+
+
 def test_unknown_packing(tmp_path: Path) -> None:
     path = tmp_path / "bzImage"
     data = make_bzimage()
