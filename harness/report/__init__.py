@@ -1,0 +1,1 @@
+"""What is told of finished runs, and in which form."""
