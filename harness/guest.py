@@ -17,8 +17,10 @@ from harness.machine.splats import Splat, find_splats
 if TYPE_CHECKING:
     from harness.machine.machine import Machine
 
-MODULES = ("virtio_pci", "virtio_console", "virtio_net", "sch_ingress", "cls_bpf", "veth")
-"""What the guest needs where it is not built in."""
+DRIVERS = ("virtio_pci", "virtio_console", "virtio_net")
+"""Modules without which no guest comes up, where they are not built in."""
+MODULES = (*DRIVERS, "sch_ingress", "cls_bpf", "veth")
+"""All modules that the guest is given."""
 SIOCGIFINDEX, SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCSIFADDR = 0x8933, 0x8913, 0x8914, 0x8916
 IFF_UP = 1
 SYSLOG_READ_ALL, SYSLOG_SIZE = 3, 10

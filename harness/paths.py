@@ -44,3 +44,12 @@ def built(name: str) -> Path:
     if not path.is_file():
         raise ToolMissing(f"{path} has not been built", remedy="run `ci/setup`")
     return path
+
+
+def built_objects() -> list[Path]:
+    """Return the BPF objects that `make -C guest` built.
+
+    Raises:
+        ToolMissing: none has been built.
+    """
+    return sorted(built("steer.bpf.o").parent.glob("*.bpf.o"))

@@ -16,6 +16,7 @@ from harness.trace.evidence import Circumstances, Cpumap, Entry, Evidence, Mode
 from harness.trace.hops import HopTable
 from harness.trace.ledger import close_books
 from harness.trace.rest import Rest, quiescent
+from harness.trace.tally import add_up
 from harness.traffic.frames import Flow, Frames, build_frames
 from harness.traffic.socket import SocketInjector
 
@@ -203,6 +204,40 @@ class Steering:
             passed=answered[XdpAction.PASS],
             delivered=delivered,
         )
+
+    def taken_on(self, cpu: int) -> int:
+        """Return the frames that this map's kthreads have taken on a CPU so far."""
+        tracer = self.guest.tracer
+        tracer.drain()
+        taken = add_up(tracer.tally, self.circumstances).taken
+        return sum(n for place, n in taken.items() if place.cpu == cpu)
+
+    def wait_offered(self) -> None:
+        """Wait until every frame sent has been offered to a ring, or failed to be.
+
+        Raises:
+            TrafficError: some have not within the deadline.
+        """
+        deadline = time.monotonic() + self._rest_s
+        while True:
+            self.guest.tracer.drain()
+            sums = add_up(self.guest.tracer.tally, self.circumstances)
+            offered = sums.offered.total() + sums.errors.total()
+            if offered == self.sent:
+                return
+            if time.monotonic() >= deadline:
+                raise TrafficError(f"{offered} of {self.sent} frames sent were offered to a ring")
+            time.sleep(POLL_S)
+
+    def dismantle(self) -> None:
+        """Detach the XDP program and close its map: the kthreads of the entries end.
+
+        Raises:
+            GuestError: something was closed before.
+        """
+        self.xdp.close()
+        for descriptor in (*self._steer.values(), self.program, self.cpumap):
+            descriptor.close()
 
     def close(self) -> Books:
         """Wait for rest, stop tracing, and close the books."""

@@ -24,6 +24,8 @@ NR = {
     "wait4": 61,
     "kill": 62,
     "syslog": 103,
+    "sched_setscheduler": 144,
+    "sched_setaffinity": 203,
     "openat": 257,
     "bpf": 321,
 }

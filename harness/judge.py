@@ -1,0 +1,71 @@
+"""From what was seen to one verdict, with its reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.errors import BootFailed, LabError, UserError
+from harness.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from harness.machine.splats import Splat
+    from harness.trace.books import Books
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict and why.
+
+    Attributes:
+        verdict: one of five.
+        reasons: empty for a pass.
+    """
+
+    verdict: Verdict
+    reasons: tuple[str, ...] = ()
+
+
+def judge(
+    books: Iterable[Books], splats: Sequence[Splat], failures: Sequence[str] = ()
+) -> Judgement:
+    """Return the verdict on a run that was carried through.
+
+    Args:
+        books: closed, of every steering in the run.
+        splats: what the kernel said of being broken; any makes it a crash.
+        failures: expectations that were not met.
+    """
+    closed = list(books)
+    reasons = [f"{splat.kind}: {splat.title}" for splat in splats]
+    lost = sum(book.lost_events for book in closed)
+    lost_reasons = [f"{lost} trace events were lost: the books prove nothing"] if lost else []
+    broken = [str(imbalance) for book in closed for imbalance in book.imbalances]
+    unproven = any(book.verdict is Verdict.INVALID for book in closed)
+    unbalanced = any(book.verdict is Verdict.FAIL for book in closed)
+    told = tuple(reasons + lost_reasons + list(failures) + broken)
+    if splats:
+        return Judgement(Verdict.CRASH, told)
+    if unproven:
+        return Judgement(Verdict.INVALID, told or ("the books cannot be closed",))
+    if failures or unbalanced:
+        return Judgement(Verdict.FAIL, told)
+    return Judgement(Verdict.PASS)
+
+
+def judge_error(error: LabError, splats: Sequence[Splat]) -> Judgement:
+    """Return the verdict on a run that an error ended.
+
+    A kernel that says it is broken has crashed, whatever the harness stumbled over first.
+
+    Raises:
+        UserError: passed on: a wrong request is no verdict on a kernel.
+    """
+    if isinstance(error, UserError):
+        raise error
+    reasons = [f"{splat.kind}: {splat.title}" for splat in splats]
+    if splats or (isinstance(error, BootFailed) and error.crashed):
+        return Judgement(Verdict.CRASH, (*reasons, str(error)))
+    return Judgement(Verdict.INVALID, (str(error),))

@@ -1,0 +1,160 @@
+"""The workshop: from a kernel spec and a topology to a running guest."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from harness.errors import AgentLost, KernelNotFound, QemuFailed
+from harness.guest import DRIVERS, MODULES, PREPARED_BY, Guest, prepare
+from harness.images import build_initramfs
+from harness.kernels import resolve
+from harness.landing import take_away
+from harness.machine.accel import choose_accel
+from harness.machine.machine import Machine, Recipe
+from harness.machine.qemu import find_qemu
+from harness.machine.snapshot import Snapshot, clone, snapshot_of
+from harness.paths import built, built_objects, cache_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.apt import Progress
+    from harness.kernels import KernelImage
+    from harness.machine.qemu import Qemu
+    from harness.machine.topology import Accel, Topology
+
+
+class Lab:
+    """Makes guests, each a clone of its kernel's and topology's snapshot.
+
+    Args:
+        snapshots: False boots every guest cold instead.
+        say: told what takes long, before it does.
+        progress: told how downloads go on.
+    """
+
+    def __init__(
+        self,
+        *,
+        snapshots: bool = True,
+        say: Callable[[str], None] = lambda _: None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.snapshots = snapshots
+        self._say = say
+        self._progress = progress
+        self._kernels: dict[str, KernelImage] = {}
+        sweep_runs()
+
+    @cached_property
+    def qemu(self) -> Qemu:
+        """The QEMU in use.
+
+        Raises:
+            ToolMissing: there is none.
+        """
+        return find_qemu()
+
+    @cached_property
+    def accel(self) -> Accel:
+        """The accelerator in use, and why.
+
+        Raises:
+            QemuFailed: QEMU runs nothing here.
+        """
+        return choose_accel(self.qemu)
+
+    def kernel(self, spec: str) -> KernelImage:
+        """Return the kernel that a spec names, fetched if it is not here.
+
+        Raises:
+            KernelNotFound: the spec names nothing.
+            FetchFailed, CacheError: it could not be brought.
+        """
+        if spec not in self._kernels:
+            self._kernels[spec] = resolve(spec, progress=self._progress)
+        return self._kernels[spec]
+
+    def recipe(self, spec: str, topology: Topology) -> Recipe:
+        """Return what a guest is made from.
+
+        Raises:
+            KernelNotFound: the spec names nothing, or a kernel without the drivers for a guest.
+        """
+        kernel = self.kernel(spec)
+        agent, objects = built("agent"), built_objects()
+        initramfs = build_initramfs(kernel, agent=agent, objects=objects, modules=MODULES)
+        lacking = [name for name in initramfs.missing if name in DRIVERS]
+        if lacking and kernel.modules is not None:
+            raise KernelNotFound(
+                f"{spec} ({kernel.release}) has no {', '.join(lacking)}: neither built in nor as "
+                f"modules in {kernel.modules}",
+                remedy="build them in, or install the kernel's modules there",
+            )
+        return Recipe(self.qemu, self.accel, kernel, initramfs, topology)
+
+    def open(self, spec: str, topology: Topology) -> Guest:
+        """Return a running guest, pristine.
+
+        Raises:
+            BootFailed: the kernel does not come up.
+            LabError: whatever else stood in the way.
+        """
+        recipe = self.recipe(spec, topology)
+        if not self.snapshots:
+            self._say(f"booting {recipe.kernel.release}")
+            return _boot(recipe)
+        snapshot = self._snapshot(recipe)
+        try:
+            return _clone(recipe, snapshot)
+        except (QemuFailed, AgentLost):
+            # Whatever is wrong with it, a fresh one tells: if that fails too, it is not the cache
+            take_away(snapshot.directory)
+            return _clone(recipe, self._snapshot(recipe))
+
+    def _snapshot(self, recipe: Recipe) -> Snapshot:
+        def prepare_aloud(machine: Machine) -> dict[str, object]:
+            self._say(f"freezing {recipe.kernel.release}")
+            return prepare(machine)
+
+        return snapshot_of(recipe, prepare_aloud, salt=PREPARED_BY)
+
+
+def _boot(recipe: Recipe) -> Guest:
+    with contextlib.ExitStack() as undo:
+        machine = undo.enter_context(Machine(recipe))
+        machine.wait_boot()
+        guest = Guest.of(machine, prepare(machine))
+        undo.pop_all()
+    return guest
+
+
+def _clone(recipe: Recipe, snapshot: Snapshot) -> Guest:
+    with contextlib.ExitStack() as undo:
+        machine = undo.enter_context(clone(recipe, snapshot))
+        guest = Guest.of(machine, snapshot.prepared)
+        guest.read("/proc/uptime")  # it lives
+        undo.pop_all()
+    return guest
+
+
+def sweep_runs() -> None:
+    """Remove the files of runs whose harness was killed."""
+    for directory in cache_dir("run").iterdir():
+        owner = directory.name.partition("-")[0]
+        if owner.isdigit() and not _is_alive(int(owner)):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
