@@ -35,6 +35,7 @@ from harness.trace.ledger import (
     Hop,
     HopTable,
     Kind,
+    Law,
     Mode,
     Place,
     SocketCounts,
@@ -493,6 +494,13 @@ def test_lost_events_are_counted_once(losses: tuple[Loss, ...], ring: RingStats,
 def test_tables_too_short_for_the_run() -> None:
     with pytest.raises(TraceError, match="arrived has 3"):
         Evidence(4, HopTable.of([Hop()] * 4), HopTable.of([Hop()] * 3), Trace((), (), {}))
+
+
+def test_a_broken_law_alone_is_a_failure() -> None:
+    books = Small().close()
+    books = replace(books, laws=(*books.laws, Law("a = b", 1, 2, False, "because")))
+    assert books.verdict is Verdict.FAIL
+    assert books.reasons == ("broken law: a = b (1 is not 2)",)
 
 
 def test_frames_named_are_bounded() -> None:

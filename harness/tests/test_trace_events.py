@@ -170,6 +170,8 @@ def test_traces_are_joined() -> None:
     first = decode({0: Page(ts=10).event(record(event, 1, 0, 0)).bytes()}, [event])
     later = decode({1: Page(ts=5).event(record(event, 1, 0, 0)).bytes(MISSED_EVENTS)}, [event])
     both = Trace((), (), {}) + first + later
+    assert both == Trace.join([first, later])
+    assert Trace.join([]) == Trace((), (), {})
     assert [item.ts for item in both.records] == [5, 10]
     assert both.decoded == {0: 1, 1: 1}
     assert both.losses == later.losses

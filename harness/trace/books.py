@@ -188,13 +188,18 @@ class Books(Accounts):
         """PASS when balanced; INVALID when it cannot be told; else FAIL."""
         if self.balanced:
             return Verdict.PASS
-        telling = [item for item in self.imbalances if item.kind is not Kind.ILLEGIBLE]
-        return Verdict.INVALID if self.lost_events or not telling else Verdict.FAIL
+        kinds = {item.kind for item in self.imbalances}
+        untold = self.lost_events > 0 or kinds == {Kind.ILLEGIBLE}
+        return Verdict.INVALID if untold else Verdict.FAIL
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why the books are not balanced, worst first; empty when they are."""
-        reasons = [str(item) for item in self.imbalances]
+        reasons = [str(item) for item in self.imbalances] or [
+            f"broken law: {law.name} ({law.left} is not {law.right})"
+            for law in self.laws
+            if not law.holds and not self.lost_events
+        ]
         if self.lost_events:
             reasons.insert(
                 0,
