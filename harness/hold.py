@@ -58,8 +58,8 @@ class Hold:
             guest.calls.must("sched_setscheduler", pid, SCHED_FIFO, priority, why="ksoftirqd")
         others = struct.pack("<Q", ((1 << guest.cpus) - 1) & ~(1 << cpu))
         guest.calls.must("sched_setaffinity", 0, len(others), others, why="agent")
-        request = ("spawn", "spin", [], cpu, SCHED_FIFO, SPINNER_PRIORITY)
-        self._pid = guest.calls.link.call(*request)
+        spin = guest.calls.link.call
+        self._pid = spin("spawn", "spin", [], cpu, SCHED_FIFO, SPINNER_PRIORITY)
         self._taken = self._steering.taken_on(cpu)
         return self
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from harness.errors import AgentLost, KernelNotFound, QemuFailed
 from harness.guest import DRIVERS, MODULES, PREPARED_BY, Guest, prepare
 from harness.images import build_initramfs
-from harness.kernels import resolve
+from harness.kernels import remembered, resolve
 from harness.landing import take_away
 from harness.machine.accel import choose_accel
 from harness.machine.machine import Machine, Recipe
@@ -78,6 +78,14 @@ class Lab:
         if spec not in self._kernels:
             self._kernels[spec] = resolve(spec, progress=self._progress)
         return self._kernels[spec]
+
+    def kernel_here(self, spec: str) -> KernelImage | None:
+        """Return the kernel that a spec names if it need not be fetched.
+
+        Raises:
+            KernelNotFound: the spec cannot be read.
+        """
+        return remembered(spec)
 
     def recipe(self, spec: str, topology: Topology) -> Recipe:
         """Return what a guest is made from.

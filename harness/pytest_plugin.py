@@ -1,0 +1,148 @@
+"""pytest's front door: options, the header, and the fixture that a case holds in its hand.
+
+A case takes `lab` and gets a pristine guest. What every case needs is done around it: its books are
+closed and must balance, its kthreads must be gone at the end, and the kernel must not have
+complained. Every `--kernel SPEC` runs every case once more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.casework import Casework
+from harness.errors import LabError
+from harness.lab import Lab
+from harness.machine.topology import Topology
+from harness.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from harness.judge import Judgement
+
+DEFAULT_KERNEL = "debian:7.3"
+VERDICT = pytest.StashKey[Verdict]()
+
+
+class CaseEnded(Exception):
+    """A case that did not pass by the lab's own judgement: verdict and reasons."""
+
+    def __init__(self, judgement: Judgement) -> None:
+        super().__init__("\n".join((f"verdict: {judgement.verdict}", *judgement.reasons)))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the lab's options."""
+    group = parser.getgroup("cpumap-lab", "guests that the cases run in")
+    group.addoption(
+        "--kernel",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help=f"kernel to test, like debian:6.1 or path:bzImage; repeatable ({DEFAULT_KERNEL})",
+    )
+    group.addoption("--cpus", type=int, default=4, help="virtual CPUs of a guest (4)")
+    group.addoption("--append", default="", metavar="ARGS", help="added to the kernel command line")
+    group.addoption(
+        "--no-snapshot", action="store_true", help="boot a guest for every case, clone none"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers."""
+    config.addinivalue_line(
+        "markers", "machine(cpus, memory_mib, nics, append): the guest that this case needs"
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what the cases run on; what is not fetched yet is said to be so."""
+    lab = Lab()
+    try:
+        accel = lab.accel
+        version = ".".join(map(str, lab.qemu.version))
+        lines = [f"QEMU: {version} ({lab.qemu.origin}), {accel.argument}: {accel.why}"]
+    except LabError as error:
+        lines = [f"QEMU: {error.message}"]
+    for spec in _specs(config):
+        kernel = lab.kernel_here(spec)
+        lines.append(f"kernel: {spec} = {kernel.release if kernel else 'to be fetched'}")
+    return lines
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each case that takes `lab` on every kernel."""
+    if "kernel_spec" in metafunc.fixturenames:
+        metafunc.parametrize("kernel_spec", _specs(metafunc.config), scope="session")
+
+
+def _specs(config: pytest.Config) -> list[str]:
+    return config.getoption("--kernel") or [DEFAULT_KERNEL]
+
+
+@pytest.fixture(scope="session")
+def workshop(pytestconfig: pytest.Config) -> Lab:
+    """The lab that makes this session's guests."""
+    return Lab(snapshots=not pytestconfig.getoption("--no-snapshot"))
+
+
+@pytest.fixture
+def topology(request: pytest.FixtureRequest) -> Topology:
+    """What the case's guest is made of: the options, and over them its `machine` marker."""
+    options = request.config
+    asked = {"cpus": options.getoption("--cpus"), "append": options.getoption("--append")}
+    if marker := request.node.get_closest_marker("machine"):
+        own = dict(marker.kwargs)
+        own["append"] = " ".join([own.get("append", ""), asked["append"]]).strip()
+        asked |= own
+    return Topology(**asked)
+
+
+@pytest.fixture
+def lab(workshop: Lab, kernel_spec: str, topology: Topology) -> Iterator[Casework]:
+    """A pristine guest of the kernel under test, and what to do with it."""
+    with workshop.open(kernel_spec, topology) as guest:
+        yield Casework(guest)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Judge the guest when the case has said what it has to say."""
+    case = pyfuncitem.funcargs.get("lab")
+    if not isinstance(case, Casework):
+        return (yield)
+    cause: BaseException | None = None
+    result: object = None
+    try:
+        result = yield
+    except LabError as error:
+        cause, judgement = error, case.explain(error)
+    except Exception as error:
+        cause, judgement = error, case.finish(failed=True)
+    else:
+        judgement = case.finish()
+    if cause and not isinstance(cause, LabError) and judgement.verdict is not Verdict.CRASH:
+        pyfuncitem.stash[VERDICT] = Verdict.FAIL
+        raise cause
+    pyfuncitem.stash[VERDICT] = judgement.verdict
+    if judgement.verdict is not Verdict.PASS:
+        raise CaseEnded(judgement) from cause
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put the verdict and, on a failure, the console's tail into the report."""
+    report = yield
+    if call.when == "call" and VERDICT in item.stash:
+        report.user_properties.append(("verdict", str(item.stash[VERDICT])))
+        case = getattr(item, "funcargs", {}).get("lab")
+        if report.failed and isinstance(case, Casework):
+            machine = case.guest.machine
+            report.sections.append(("console of the guest", machine.console.tail(80)))
+            report.sections.append(("command line of QEMU", " ".join(machine.argv)))
+    return report

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.agent.bpf import CpuMap, Program, attach_xdp, load_object
 from harness.agent.sink import Sink
+from harness.agent.syscalls import Syscalls
 from harness.errors import TrafficError, UserError
 from harness.guest import guest_address, interface_name, peer_address
 from harness.trace.events import XdpAction
@@ -23,6 +24,7 @@ from harness.traffic.socket import SocketInjector
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from harness.agent.syscalls import Started
     from harness.guest import Guest
     from harness.trace.books import Books
 
@@ -33,6 +35,8 @@ TC_ACT_OK, TC_ACT_SHOT = 0, 2
 STALL_S = 60.0
 REST_S = 60.0
 POLL_S = 0.005
+ASIDE = 1
+"""The agent's thread for calls that may block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,8 @@ class Steering:
         self.guest = guest
         self.plan = plan
         self.sent = 0
+        self._attached = self._referenced = True
+        self._intact = True
         self._flows: list[int] = []
         self._entries: list[Entry] = []
         calls, ifindex = guest.calls, guest.ifindex[interface_name(plan.nic)]
@@ -123,6 +129,23 @@ class Steering:
         self.cpumap.set(cpu, qsize, prog)
         self._entries.append(Entry(cpu, prog.id if prog else 0))
 
+    def start_set(self, cpu: int, qsize: int, prog: Program | None = None) -> Started:
+        """Start to make or replace an entry; a held CPU lets it end only when it is released.
+
+        (cpu_map_update_elem waits for the new kthread's first run: 6.5, 6.1.45.)
+        """
+        aside = Syscalls(self.guest.calls.link, task=ASIDE)
+        self._entries.append(Entry(cpu, prog.id if prog else 0))
+        return self.cpumap.start_update(cpu, self.cpumap.value(qsize, prog), calls=aside)
+
+    def finish_set(self, started: Started) -> None:
+        """Wait for `start_set` to end.
+
+        Raises:
+            GuestError: the kernel refused it.
+        """
+        self.guest.calls.collect(started).must("update of a cpumap entry")
+
     def flow(self, frames: int, **how: object) -> Flow:
         """Return a flow to this run's NIC; `how` are fields of `harness.traffic.frames.Flow`."""
         nic = self.plan.nic
@@ -143,6 +166,8 @@ class Steering:
         Raises:
             TrafficError: the guest stopped taking frames, or the run is full.
         """
+        if any(flow.vlan is not None for flow in flows):
+            self._intact = False  # the stack strips the tag
         return self.inject(build_frames(flows, first=self.sent), rate=rate, progress=progress)
 
     def inject(
@@ -172,6 +197,9 @@ class Steering:
             mode=Mode(self.plan.mode),
             cpumaps=(Cpumap(self.map_id, tuple(self._entries)),),
             prog_ids=frozenset({self._prog_id}),
+            # frames of one flow may overtake each other when their entry is replaced
+            ordered=len(self._entries) == len({entry.cpu for entry in self._entries}),
+            intact=self._intact,
         )
 
     def wait_rest(self, deadline_s: float | None = None) -> Rest:
@@ -229,15 +257,29 @@ class Steering:
                 raise TrafficError(f"{offered} of {self.sent} frames sent were offered to a ring")
             time.sleep(POLL_S)
 
-    def dismantle(self) -> None:
-        """Detach the XDP program and close its map: the kthreads of the entries end.
+    def detach(self) -> None:
+        """Detach the XDP program by closing its link.
 
         Raises:
-            GuestError: something was closed before.
+            GuestError: the link was closed before, elsewhere.
         """
-        self.xdp.close()
-        for descriptor in (*self._steer.values(), self.program, self.cpumap):
-            descriptor.close()
+        if self._attached:
+            self._attached = False
+            self.xdp.close()
+
+    def dismantle(self) -> None:
+        """Detach the XDP program and drop every reference to the map: its kthreads end.
+
+        The notes stay readable: the books can be closed afterwards.
+
+        Raises:
+            GuestError: something was closed before, elsewhere.
+        """
+        self.detach()
+        if self._referenced:
+            self._referenced = False
+            for descriptor in (self.program, self._steer["cpus"], self.cpumap):
+                descriptor.close()
 
     def close(self) -> Books:
         """Wait for rest, stop tracing, and close the books."""

@@ -195,8 +195,13 @@ class CpuMap(Map):
         GuestError: the kernel refuses to make it.
     """
 
-    def __init__(self, calls: Syscalls, *, max_entries: int, value_size: int = 8) -> None:
-        front = struct.pack("<IIII", MAP_TYPE_CPUMAP, 4, value_size, max_entries)
+    def __init__(
+        self, calls: Syscalls, *, max_entries: int, value_size: int = 8, name: str = "cpus"
+    ) -> None:
+        # libbpf calls a shared map by the kernel's name of it
+        front = struct.pack(
+            "<IIIIIII16s", MAP_TYPE_CPUMAP, 4, value_size, max_entries, 0, 0, 0, name.encode()
+        )
         result = bpf(calls, MAP_CREATE, front).must("BPF_MAP_CREATE of a cpumap")
         fd = result.value
         super().__init__(calls, fd, key_size=4, value_size=value_size, max_entries=max_entries)

@@ -6,13 +6,11 @@ Source: Documentation/trace/ftrace.rst, per_cpu/cpuN/trace_pipe_raw and stats.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import reduce
-from operator import add
 from typing import TYPE_CHECKING, Any
 
 from harness.agent.syscalls import Syscalls
 from harness.trace.events import RingStats, Trace, decode, parse_stats
-from harness.trace.format import parse_format, parse_header_page
+from harness.trace.format import check_header_event, parse_format, parse_header_page
 from harness.trace.tally import Tally
 
 if TYPE_CHECKING:
@@ -55,7 +53,9 @@ def start_tracing(link: Link, cpus: int) -> Rings:
 
     Raises:
         GuestError: the kernel lacks tracefs or one of the events.
+        TraceError: its ring buffer is laid out as none that the lab knows.
     """
+    check_header_event(_read(link, "events/header_event"))
     link.call("write", f"{ROOT}/trace_clock", b"mono")
     link.call("write", f"{ROOT}/buffer_size_kb", str(BUFFER_KIB).encode())
     for event in EVENTS:
@@ -103,7 +103,7 @@ class Tracer:
 
     def trace(self) -> Trace:
         """Return all that was read so far, in order of time."""
-        return reduce(add, self._parts, Trace((), (), {}))
+        return Trace.join(self._parts)
 
     def stop(self) -> None:
         """Stop tracing: what was traced can be read, and nothing more comes."""

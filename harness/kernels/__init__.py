@@ -4,7 +4,7 @@ from harness.kernels.image import KernelImage
 from harness.kernels.modules import ModulePlan, plan_modules, read_module
 from harness.kernels.shelf import Cached, cached, prune
 from harness.kernels.spec import KernelSpec, parse_spec
-from harness.kernels.store import resolve
+from harness.kernels.store import remembered, resolve
 
 __all__ = [
     "Cached",
@@ -16,5 +16,6 @@ __all__ = [
     "plan_modules",
     "prune",
     "read_module",
+    "remembered",
     "resolve",
 ]

@@ -52,7 +52,7 @@ def resolve(
     parsed = parse_spec(spec) if isinstance(spec, str) else spec
     if isinstance(parsed, PathSpec):
         return _resolve_path(parsed)
-    if not refresh and (known := _remembered(parsed)):
+    if not refresh and (known := remembered(parsed)):
         return known
     archive = Archive()
     if refresh:
@@ -89,10 +89,18 @@ def _fetch(spec: DebianSpec, archive: Archive, progress: Progress | None) -> Pat
     )
 
 
-def _remembered(spec: DebianSpec) -> KernelImage | None:
+def remembered(spec: str | KernelSpec) -> KernelImage | None:
+    """Return the kernel that a spec was resolved to before; None if it has to be fetched.
+
+    Raises:
+        KernelNotFound: the spec cannot be read, or names a file that is no kernel.
+    """
+    parsed = parse_spec(spec) if isinstance(spec, str) else spec
+    if isinstance(parsed, PathSpec):
+        return _resolve_path(parsed)
     try:
-        name = (cache_dir("kernels", "specs") / str(spec)).read_text()
-        return _load(cache_dir("kernels") / name, str(spec))
+        name = (cache_dir("kernels", "specs") / str(parsed)).read_text()
+        return _load(cache_dir("kernels") / name, str(parsed))
     except (FileNotFoundError, NotADirectoryError):
         return None
 

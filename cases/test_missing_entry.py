@@ -1,0 +1,50 @@
+"""A frame for an entry that is not there takes the action that the helper's flags name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.trace.events import XdpAction, XdpException
+
+if TYPE_CHECKING:
+    from harness.casework import Casework
+
+FRAMES = 64
+
+
+def test_missing_entry_is_aborted_and_traced(lab: Casework) -> None:
+    lab.steer(2, entries={})
+    lab.send(frames=FRAMES)
+    books = lab.close()
+    exceptions = [r for r in lab.guest.tracer.trace().records if isinstance(r, XdpException)]
+    assert books.aborted == FRAMES
+    assert len(exceptions) == FRAMES
+    assert {record.act for record in exceptions} == {XdpAction.ABORTED}
+    assert books.delivered == books.enqueued == 0
+
+
+@pytest.mark.parametrize(
+    ("action", "account"), [(XdpAction.DROP, "dropped"), (XdpAction.PASS, "passed")]
+)
+def test_missing_entry_takes_the_flags_action(
+    lab: Casework, action: XdpAction, account: str
+) -> None:
+    lab.steer(2, entries={}, flags=int(action))
+    lab.send(frames=FRAMES)
+    books = lab.close()
+    assert getattr(books, account) == FRAMES
+    assert books.delivered == (FRAMES if action is XdpAction.PASS else 0)
+    assert books.enqueued == 0
+
+
+def test_deleted_entry_is_missing(lab: Casework) -> None:
+    run = lab.steer(2)
+    lab.send(frames=FRAMES)
+    assert run.wait_rest()
+    run.cpumap.remove(2)
+    assert lab.wait_kthreads(0) == []
+    lab.send(frames=FRAMES)
+    books = lab.close()
+    assert books.delivered == books.aborted == FRAMES

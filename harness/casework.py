@@ -1,0 +1,136 @@
+"""What a case holds in its hand: a guest, and around it what every case has to prove."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pexpect
+
+from harness.errors import AgentLost, LabError, UserError
+from harness.hold import Hold
+from harness.judge import Judgement, judge, judge_error
+from harness.steering import Plan, Steering
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from harness.guest import Guest
+    from harness.machine.splats import Splat
+    from harness.trace.books import Books
+
+GONE_S = 30.0
+LAST_WORDS_S = 5.0
+POLL_S = 0.01
+DEFAULT_QSIZE = 192
+
+
+class Casework:
+    """A pristine guest, the run that a case makes in it, and the judgement of both.
+
+    Args:
+        guest: a guest that nothing has touched.
+
+    Attributes:
+        guest: the guest.
+        kernel: its version numbers, like (6, 1, 192).
+        cpus: its CPUs' numbers.
+    """
+
+    def __init__(self, guest: Guest) -> None:
+        self.guest = guest
+        self.kernel = guest.machine.recipe.kernel.numbers
+        self.cpus = range(guest.cpus)
+        self._run: Steering | None = None
+        self._books: Books | None = None
+
+    def steer(
+        self,
+        to: int | tuple[int, ...] | range,
+        *,
+        entries: Mapping[int, int] | None = None,
+        **plan: object,
+    ) -> Steering:
+        """Start to steer frames into a cpumap; once per case.
+
+        Args:
+            to: the CPU, or the CPUs in turn.
+            entries: qsize by CPU; by default one of 192 for every CPU steered to.
+            plan: other fields of `harness.steering.Plan`.
+        """
+        if self._run is not None:
+            raise UserError("a case steers once: its books are those of one run")
+        targets = (to,) if isinstance(to, int) else tuple(to)
+        if entries is None:
+            entries = dict.fromkeys(targets, DEFAULT_QSIZE)
+        self._run = Steering(self.guest, Plan(targets, entries, **plan))  # type: ignore[arg-type]
+        return self._run
+
+    def send(self, frames: int, **how: object) -> int:
+        """Send one flow of frames into the run; `how` are fields of `Flow`."""
+        return self.run.send([self.run.flow(frames, **how)])
+
+    def hold(self, cpu: int) -> Hold:
+        """Keep the kthread of the run's entry from running while a `with` block runs."""
+        return Hold(self.run, cpu)
+
+    def close(self) -> Books:
+        """Wait for rest and close the books of the run, which must balance."""
+        if self._books is None:
+            self._books = self.run.close()
+        return self._books
+
+    @property
+    def run(self) -> Steering:
+        """The run that `steer` started."""
+        if self._run is None:
+            raise UserError("the case has not steered yet")
+        return self._run
+
+    def kthreads(self) -> list[str]:
+        """Return the names of the cpumap kthreads that there are (15 characters before 5.17)."""
+        return sorted(self.guest.threads("cpumap/").values())
+
+    def wait_kthreads(self, count: int) -> list[str]:
+        """Wait until there are this many cpumap kthreads and return their names, in time or not.
+
+        The end of an entry is asynchronous: an RCU grace period, a workqueue, the ring run empty.
+        """
+        deadline = time.monotonic() + GONE_S * self.guest.machine.recipe.accel.pace
+        while len(names := self.kthreads()) != count and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        return names
+
+    def finish(self, *, failed: bool = False) -> Judgement:
+        """Close the books, see the kthreads gone, ask the kernel how it is, and judge.
+
+        Args:
+            failed: the case itself has failed already: only a crash adds to that.
+        """
+        try:
+            failures = []
+            if self._run is not None and not failed:
+                self.close()
+                self._run.dismantle()
+                if left := self.wait_kthreads(0):
+                    failures.append(f"kthreads that outlive their map: {', '.join(left)}")
+            books = [self._books] if self._books and not failed else []
+            return judge(books, self.guest.splats(), failures)
+        except LabError as error:
+            return self.explain(error)
+
+    def explain(self, error: LabError) -> Judgement:
+        """Return the verdict on a case that an error of the lab's ended."""
+        return judge_error(error, last_words(self.guest))
+
+
+def last_words(guest: Guest) -> list[Splat]:
+    """Return the splats of a guest that may be dying: its dmesg's, or else its console's.
+
+    The console is given a moment to print the report to its end.
+    """
+    try:
+        return guest.splats()
+    except AgentLost:
+        guest.machine.console.expect([pexpect.EOF, pexpect.TIMEOUT], timeout=LAST_WORDS_S)
+        return guest.machine.splats()
