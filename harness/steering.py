@@ -11,7 +11,7 @@ from harness.agent.bpf import CpuMap, Program, attach_xdp, load_object
 from harness.agent.sink import Sink
 from harness.agent.syscalls import Syscalls
 from harness.errors import TrafficError, UserError
-from harness.guest import guest_address, interface_name, peer_address
+from harness.guest import ARRIVE, STEER, guest_address, interface_name, peer_address
 from harness.trace.events import XdpAction
 from harness.trace.evidence import Circumstances, Cpumap, Entry, Evidence, Mode
 from harness.trace.hops import HopTable
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from harness.guest import Guest
     from harness.trace.books import Books
 
-STEER, ARRIVE = "/bpf/steer.bpf.o", "/bpf/arrive.bpf.o"
 SELECTORS = {"frame": 0, "flow": 1, "port": 2, "hash": 3}
 """`enum selector` of guest/bpf/steer.bpf.c: what picks a frame's target."""
 TC_ACT_OK, TC_ACT_SHOT = 0, 2

@@ -124,6 +124,25 @@ int op_bpf_load(const struct args *args, msgpack_packer *out, char *why)
 	return err;
 }
 
+/* clsact(ifindex): give an interface the qdisc that tc programs attach to, if it has none. */
+int op_clsact(const struct args *args, msgpack_packer *out, char *why)
+{
+	int64_t ifindex;
+
+	if (arg_int(args, 0, &ifindex))
+		return -EINVAL;
+	said[said_len = 0] = 0;
+	libbpf_set_print(keep);
+	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = ifindex, .attach_point = BPF_TC_INGRESS);
+	int err = bpf_tc_hook_create(&hook);
+	if (err && err != -EEXIST) {
+		snprintf(why, WHY_MAX, "clsact on ifindex %lld: %s", (long long)ifindex, said);
+		return err;
+	}
+	msgpack_pack_nil(out);
+	return 0;
+}
+
 /* tc_attach(ifindex, prog fd): a direct-action filter on the interface's clsact ingress. */
 int op_tc_attach(const struct args *args, msgpack_packer *out, char *why)
 {
@@ -135,9 +154,7 @@ int op_tc_attach(const struct args *args, msgpack_packer *out, char *why)
 	libbpf_set_print(keep);
 	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = ifindex, .attach_point = BPF_TC_INGRESS);
 	LIBBPF_OPTS(bpf_tc_opts, opts, .prog_fd = fd);
-	int err = bpf_tc_hook_create(&hook);
-	if (!err || err == -EEXIST)
-		err = bpf_tc_attach(&hook, &opts);
+	int err = bpf_tc_attach(&hook, &opts);
 	if (err)
 		snprintf(why, WHY_MAX, "attach to tc ingress of ifindex %lld: %s",
 			 (long long)ifindex, said);

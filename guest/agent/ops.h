@@ -26,6 +26,7 @@ int op_threads(const struct args *args, msgpack_packer *out, char *why);
 int op_spawn(const struct args *args, msgpack_packer *out, char *why);
 /* bpf.c: what libbpf knows better than a raw bpf(2) */
 int op_bpf_load(const struct args *args, msgpack_packer *out, char *why);
+int op_clsact(const struct args *args, msgpack_packer *out, char *why);
 int op_tc_attach(const struct args *args, msgpack_packer *out, char *why);
 /* sink.c: a socket that counts numbered frames */
 int op_sink_start(const struct args *args, msgpack_packer *out, char *why);

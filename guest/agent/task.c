@@ -21,8 +21,9 @@ static const struct {
 	{ "syscall", op_syscall },	 { "read", op_read },
 	{ "write", op_write },		 { "drain", op_drain },
 	{ "threads", op_threads },	 { "spawn", op_spawn },
-	{ "bpf_load", op_bpf_load },	 { "tc_attach", op_tc_attach },
-	{ "sink_start", op_sink_start }, { "sink_stop", op_sink_stop },
+	{ "bpf_load", op_bpf_load },	 { "clsact", op_clsact },
+	{ "tc_attach", op_tc_attach },	 { "sink_start", op_sink_start },
+	{ "sink_stop", op_sink_stop },
 };
 
 struct bytes {
