@@ -39,18 +39,15 @@ def judge(
         failures: expectations that were not met.
     """
     closed = list(books)
-    reasons = [f"{splat.kind}: {splat.title}" for splat in splats]
-    lost = sum(book.lost_events for book in closed)
-    lost_reasons = [f"{lost} trace events were lost: the books prove nothing"] if lost else []
-    broken = [str(imbalance) for book in closed for imbalance in book.imbalances]
-    unproven = any(book.verdict is Verdict.INVALID for book in closed)
-    unbalanced = any(book.verdict is Verdict.FAIL for book in closed)
-    told = tuple(reasons + lost_reasons + list(failures) + broken)
     if splats:
-        return Judgement(Verdict.CRASH, told)
-    if unproven:
-        return Judgement(Verdict.INVALID, told or ("the books cannot be closed",))
-    if failures or unbalanced:
+        return Judgement(Verdict.CRASH, tuple(f"{splat.kind}: {splat.title}" for splat in splats))
+    if lost := sum(book.lost_events for book in closed):
+        reason = f"{lost} trace events were lost: the books prove nothing"
+        return Judgement(Verdict.INVALID, (reason, *failures))
+    told = (*failures, *(reason for book in closed for reason in book.reasons))
+    if any(book.verdict is Verdict.INVALID for book in closed):
+        return Judgement(Verdict.INVALID, told)
+    if told or any(book.verdict is not Verdict.PASS for book in closed):
         return Judgement(Verdict.FAIL, told)
     return Judgement(Verdict.PASS)
 

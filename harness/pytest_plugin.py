@@ -136,8 +136,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Put the verdict and, on a failure, the console's tail into the report."""
+    """Put the verdict and, on a failure, the console's tail into the report.
+
+    What the lab says of itself, or of the kernel, needs no Python traceback.
+    """
     report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, (LabError, CaseEnded)):
+        report.longrepr = str(call.excinfo.value)
     if call.when == "call" and VERDICT in item.stash:
         report.user_properties.append(("verdict", str(item.stash[VERDICT])))
         case = getattr(item, "funcargs", {}).get("lab")
