@@ -1,0 +1,1 @@
+"""Scenarios: what they say, and how they are run."""
