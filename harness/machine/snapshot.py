@@ -44,6 +44,43 @@ class Snapshot:
     boot_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A snapshot in the cache, as a user sees it.
+
+    Attributes:
+        kernel: release of the kernel that was frozen; "?" if the snapshot is damaged.
+        guest: CPUs, memory and what was added to the kernel command line, for people.
+        qemu: version of the QEMU that froze it.
+        size: bytes on disk.
+        used: when it was cloned last, in seconds since the epoch.
+        directory: where it is.
+    """
+
+    kernel: str
+    guest: str
+    qemu: str
+    size: int
+    used: float
+    directory: Path
+
+
+def list_snapshots() -> list[Kept]:
+    """Return the snapshots in the cache, the one not used for longest first."""
+    root = cache_dir("snapshots")
+    kept = [_describe(path) for path in root.glob("[!.]*") if path.is_dir()]
+    return sorted(kept, key=lambda snapshot: snapshot.used)
+
+
+def _describe(path: Path) -> Kept:
+    try:
+        about = json.loads((path / "meta.json").read_text())["about"]
+        told = (about["kernel"], about["guest"], about["qemu"])
+    except (OSError, ValueError, KeyError, TypeError):
+        told = ("?", "?", "?")
+    return Kept(*told, size=_disk_bytes(path), used=_used(path), directory=path)
+
+
 def snapshot_of(
     recipe: Recipe, prepare: Callable[[Machine], dict[str, Any]], *, salt: str
 ) -> Snapshot:
@@ -127,11 +164,22 @@ def _build(part: Path, recipe: Recipe, prepare: Callable[[Machine], dict[str, An
         machine.qmp("migrate", uri=_uri(recipe, "out", part / "state"))
         _settle(machine, SAVE_S)
     meta = {
+        "about": _about(recipe),
         "prepared": prepared,
         "boot_s": round(boot_s, 3),
         "files": {name: _checksum(part / name) for name in ("ram", "state")},
     }
     (part / "meta.json").write_text(json.dumps(meta))
+
+
+def _about(recipe: Recipe) -> dict[str, str]:
+    topology = recipe.topology
+    guest = f"{topology.cpus} CPUs, {topology.memory_mib} MiB, {topology.nics} NICs"
+    return {
+        "kernel": recipe.kernel.release,
+        "guest": f"{guest}, {topology.append}" if topology.append else guest,
+        "qemu": ".".join(map(str, recipe.qemu.version)),
+    }
 
 
 def _ignore_shared(machine: Machine) -> None:
