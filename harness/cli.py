@@ -1,1 +1,99 @@
-def main() -> None: ...
+"""The command line: `cpumap-lab`, its commands, and how every error of theirs ends."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+
+from harness.errors import LabError
+
+COMMANDS = {
+    "run": ("harness.scenario.cli", "Run scenarios and judge them."),
+    "check": ("harness.scenario.cli", "Check scenarios without running them."),
+    "kernels": ("harness.kernels.cli", "List, fetch and prune the kernels to test."),
+    "snapshots": (
+        "harness.machine.snapshot_cli",
+        "List and prune the frozen guests that runs are cloned from.",
+    ),
+    "qemu": ("harness.machine.fetch_cli", "Fetch and show the QEMU that runs the guests."),
+}
+"""Each command's module and its help in one line: the modules are imported when they are used."""
+SIGPIPE_STATUS, SIGINT_STATUS, BUG_STATUS = 141, 130, 125
+
+
+class Commands(click.Group):
+    """The commands, imported when they are used, and the ends that they share."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which they are told."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command; None if there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, told) for name, (_, told) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; whatever ends it becomes a message and an exit status."""
+        try:
+            return super().invoke(ctx)
+        except LabError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(error.exit_status)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(SIGINT_STATUS)
+        except BrokenPipeError:
+            # What is still buffered goes nowhere, or the interpreter complains when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(SIGPIPE_STATUS)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception:
+            # Python's own status for this is 1, which would be a verdict on the kernel
+            traceback.print_exc()
+            ctx.exit(BUG_STATUS)
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cpumap-lab")
+def cpumap_lab() -> None:
+    """Integration tests for kernel/bpf/cpumap.c on real kernels, every frame accounted for.
+
+    \b
+    Examples:
+      cpumap-lab run configs/quickstart.yaml
+      cpumap-lab run configs/quickstart.yaml --kernel debian:6.1 --json
+      cpumap-lab check configs/*.yaml
+      cpumap-lab kernels list
+      cpumap-lab kernels fetch debian:6.12 debian:7.3-rt
+      cpumap-lab snapshots prune
+      cpumap-lab qemu show
+
+    Fetched kernels, snapshots and results live in $CPUMAP_LAB_CACHE (by default in cpumap-lab in
+    the XDG cache directory).
+    """  # noqa: D301 - click takes a real \b for "do not wrap"
+
+
+def main() -> None:
+    """Run the command line, and clean up however it is ended short of SIGKILL."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    cpumap_lab()
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)

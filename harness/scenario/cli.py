@@ -1,0 +1,191 @@
+"""`cpumap-lab run` and `cpumap-lab check`: scenarios from the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.errors import ScenarioError, UserError
+from harness.kernels.spec import parse_spec
+from harness.machine.topology import MAX_CPUS
+from harness.phases import Phases
+from harness.scenario.load import load_scenario
+from harness.scenario.schema import MAX_APPEND
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from harness.scenario.runner import Outcome
+    from harness.scenario.schema import Scenario
+    from harness.verdict import Verdict
+
+FILES = click.argument(
+    "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+
+
+def _check_spec(_: click.Context, __: click.Parameter, specs: tuple[str, ...]) -> tuple[str, ...]:
+    for spec in specs:
+        parse_spec(spec)
+    return specs
+
+
+def _check_append(_: click.Context, __: click.Parameter, text: str) -> str:
+    if not text.isprintable() or len(text) > MAX_APPEND:
+        raise click.BadParameter(f"text on one line of at most {MAX_APPEND} characters is needed")
+    return text
+
+
+@click.command("run")
+@FILES
+@click.option(
+    "--kernel",
+    "kernels",
+    metavar="SPEC",
+    multiple=True,
+    callback=_check_spec,
+    help="Run on this kernel instead of the file's; repeat it for several.",
+)
+@click.option(
+    "--cpus", metavar="N", type=click.IntRange(1, MAX_CPUS), help="Instead of the file's."
+)
+@click.option(
+    "--append",
+    metavar="ARGS",
+    default="",
+    callback=_check_append,
+    help="Add to the kernel command line.",
+)
+@click.option("--no-snapshot", is_flag=True, help="Boot every guest instead of cloning a frozen.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array, an object per run.")
+def run(
+    files: tuple[Path, ...],
+    kernels: tuple[str, ...],
+    cpus: int | None,
+    append: str,
+    no_snapshot: bool,
+    as_json: bool,
+) -> None:
+    """Run scenarios and judge them.
+
+    \b
+    Examples:
+      cpumap-lab run configs/quickstart.yaml
+      cpumap-lab run configs/*.yaml --kernel debian:6.1 --kernel debian:7.3-rt
+      cpumap-lab run mine.yaml --kernel path:~/linux/arch/x86/boot/bzImage
+      cpumap-lab run mine.yaml --append slub_debug=FZPU --json | jq '.[].verdict'
+
+    \b
+    Exit status:
+      0    every run passed
+      1    a run failed, or its kernel crashed
+      2    the request is wrong: a file, a kernel spec, an option
+      125  otherwise: no verdict on a kernel (invalid), or nothing to test in it (skip)
+    """  # noqa: D301
+    outcomes: list[Outcome] = []
+    try:
+        overrides: dict[str, object] = {"cpus": cpus} if cpus else {}
+        if kernels:
+            overrides["kernel"] = kernels
+        scenarios = [_append(each, append) for each in load_all(files, overrides)]
+        _run_all(scenarios, outcomes, snapshots=not no_snapshot, quiet=as_json)
+    finally:  # an array of what was run, even if the rest was not
+        if as_json:
+            click.echo(json.dumps([each.record.to_json() for each in outcomes], indent=1))
+    verdicts = [outcome.record.verdict for outcome in outcomes]
+    if not as_json and len(verdicts) > 1:
+        click.echo(f"\n{summarize(verdicts)}")
+    click.get_current_context().exit(worst_status(verdicts))
+
+
+@click.command("check")
+@FILES
+def check(files: tuple[Path, ...]) -> None:
+    """Check scenarios without running them.
+
+    Every fault is told as file:line:column: key: what was found, what is allowed.
+
+    \b
+    Example:
+      cpumap-lab check configs/*.yaml
+    """  # noqa: D301
+    for path, scenario in zip(files, load_all(files, {}), strict=True):
+        entries, flows = len(scenario.entries), len(scenario.traffic)
+        click.echo(
+            f"{path}: ok: {scenario.name}: {_count(scenario.frames, 'frame')} in "
+            f"{_count(flows, 'flow')} to {_count(entries, 'entry', 'entries')} on "
+            f"{_count(scenario.cpus, 'CPU')}, {', '.join(scenario.kernel) or 'any kernel'}"
+        )
+
+
+def load_all(files: Iterable[Path], overrides: Mapping[str, object]) -> list[Scenario]:
+    """Load scenarios.
+
+    Raises:
+        ScenarioError: with the faults of all files.
+    """
+    scenarios, errors = [], []
+    for path in files:
+        try:
+            scenarios.append(load_scenario(path, overrides))
+        except ScenarioError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise ScenarioError("\n".join(str(error) for error in errors))
+    return scenarios
+
+
+def worst_status(verdicts: Iterable[Verdict]) -> int:
+    """Return the exit status of several runs: 1 wins over 125, and that over 0."""
+    statuses = {verdict.exit_status for verdict in verdicts}
+    return next((status for status in (1, 125) if status in statuses), 0)
+
+
+def summarize(verdicts: Sequence[Verdict]) -> str:
+    """Return how many runs ended how, like "5 runs: 4 pass, 1 fail"."""
+    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)]
+    return f"{_count(len(verdicts), 'run')}: {', '.join(counts)}"
+
+
+def _append(scenario: Scenario, append: str) -> Scenario:
+    return scenario.model_copy(update={"append": f"{scenario.append} {append}".strip()})
+
+
+def _run_all(
+    scenarios: Sequence[Scenario], outcomes: list[Outcome], *, snapshots: bool, quiet: bool
+) -> None:
+    # QMP, the trace decoder and their like take a while to import: not for `check`
+    from harness.lab import Lab  # noqa: PLC0415
+    from harness.report.terminal import show_run  # noqa: PLC0415
+    from harness.scenario.runner import Watch, run_scenario  # noqa: PLC0415
+
+    for scenario in scenarios:
+        if not scenario.kernel:
+            raise UserError(
+                f"{scenario.name} names no kernel to run on",
+                remedy="add `kernel: debian:7.3` to the file, or --kernel debian:7.3",
+            )
+    with Phases(sys.stderr) as phases:
+        lab = Lab(snapshots=snapshots, say=phases.begin, progress=phases.fetch)
+        watch = Watch(phases.begin, phases.advance)
+        jobs = [(each, spec) for each in scenarios for spec in each.kernel]
+        for number, (scenario, spec) in enumerate(jobs):
+            outcome = run_scenario(lab, scenario, spec, watch)
+            phases.end()
+            outcomes.append(outcome)
+            if outcome.not_kept:
+                click.echo(f"note: {outcome.not_kept}", err=True)
+            if not quiet:
+                if number:
+                    click.echo()
+                show_run(outcome.record, imbalances=outcome.imbalances, socket=outcome.socket)
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
