@@ -208,18 +208,24 @@ class Steering:
             What is still under way then; it is true when nothing is.
         """
         deadline = time.monotonic() + (deadline_s or self._rest_s)
-        while True:
-            rest = self._look()
-            if rest or time.monotonic() >= deadline:
-                return rest
+        while not (rest := self._look()) and time.monotonic() < deadline:
             time.sleep(POLL_S)
+        # the last hop, from tc ingress to the socket: a softirq's worth of time
+        while self._sink and self._sink.accounted() < self._delivered():
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(POLL_S)
+        return rest
+
+    def _delivered(self) -> int:
+        return self._arrive["orders"].sum_over_cpus(0, self.guest.cpus)
 
     def _look(self) -> Rest:
         cpus = self.guest.cpus
         answered = {
             action: self._steer["verdicts"].sum_over_cpus(action, cpus) for action in XdpAction
         }
-        delivered = self._arrive["orders"].sum_over_cpus(0, cpus)
+        delivered = self._delivered()
         tracer = self.guest.tracer
         tracer.drain()
         return quiescent(
@@ -228,6 +234,7 @@ class Steering:
             injected=self.sent,
             seen=sum(answered.values()),
             redirected=answered[XdpAction.REDIRECT],
+            aborted=answered[XdpAction.ABORTED],
             passed=answered[XdpAction.PASS],
             delivered=delivered,
         )

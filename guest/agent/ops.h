@@ -30,6 +30,7 @@ int op_clsact(const struct args *args, msgpack_packer *out, char *why);
 int op_tc_attach(const struct args *args, msgpack_packer *out, char *why);
 /* sink.c: a socket that counts numbered frames */
 int op_sink_start(const struct args *args, msgpack_packer *out, char *why);
+int op_sink_count(const struct args *args, msgpack_packer *out, char *why);
 int op_sink_stop(const struct args *args, msgpack_packer *out, char *why);
 
 /* Arguments, by position; a wrong type makes the operation fail with -EINVAL. */

@@ -23,6 +23,7 @@ static struct sink {
 	int fd;
 	uint32_t frames;
 	uint64_t strays;
+	volatile uint64_t received; /* datagrams, strays too */
 	uint8_t *count;
 } sink;
 
@@ -54,8 +55,10 @@ static void *run(void *arg)
 		int n = recvmmsg(s->fd, msgs, BATCH, MSG_DONTWAIT, NULL);
 		for (int i = 0; i < n; i++)
 			note(s, head[i], msgs[i].msg_len);
-		if (n > 0)
+		if (n > 0) {
+			s->received += n;
 			continue;
+		}
 		if (last)
 			return NULL;
 		poll(&(struct pollfd){ .fd = s->fd, .events = POLLIN }, 1, 20);
@@ -81,6 +84,15 @@ int op_sink_start(const struct args *args, msgpack_packer *out, char *why)
 		return -err;
 	sink.running = true;
 	msgpack_pack_nil(out);
+	return 0;
+}
+
+/* sink_count(): datagrams received so far. */
+int op_sink_count(const struct args *args, msgpack_packer *out, char *why)
+{
+	(void)args;
+	(void)why;
+	msgpack_pack_uint64(out, sink.received);
 	return 0;
 }
 

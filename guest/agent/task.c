@@ -23,7 +23,7 @@ static const struct {
 	{ "threads", op_threads },	 { "spawn", op_spawn },
 	{ "bpf_load", op_bpf_load },	 { "clsact", op_clsact },
 	{ "tc_attach", op_tc_attach },	 { "sink_start", op_sink_start },
-	{ "sink_stop", op_sink_stop },
+	{ "sink_count", op_sink_count }, { "sink_stop", op_sink_stop },
 };
 
 struct bytes {

@@ -81,11 +81,13 @@ int steer(struct xdp_md *ctx)
 	if (!cpu)
 		return XDP_DROP;
 	int verdict = bpf_redirect_map(&cpus, *cpu, how->flags);
+	note_hop(hop, verdict, verdict == XDP_REDIRECT ? *cpu : NO_CPU, end - data);
+	/* after the note, as the host counts on it */
+	asm volatile("" ::: "memory");
 	__u32 action = verdict;
 	__u64 *n = bpf_map_lookup_elem(&verdicts, &action);
 	if (n)
 		*n += 1;
-	note_hop(hop, verdict, verdict == XDP_REDIRECT ? *cpu : NO_CPU, end - data);
 	return verdict;
 }
 

@@ -125,8 +125,13 @@ static __always_inline void note_hop(struct hop *hop, __u16 verdict, __u16 to_cp
 	hop->verdict = verdict;
 	hop->to_cpu = to_cpu;
 	hop->length = length;
-	if (order)
-		hop->order = ++*order;
+	if (order) {
+		__u32 next = *order + 1;
+		hop->order = next;
+		/* the host counts on it: a frame that is counted has been noted */
+		asm volatile("" ::: "memory");
+		*order = next;
+	}
 }
 
 #endif

@@ -41,6 +41,11 @@ class Sink:
         self._drops = self._buffer_errors()
         calls.link.call("sink_start", self._fd, frames)
 
+    def accounted(self) -> int:
+        """Return the datagrams that the socket has received or refused so far."""
+        received: int = self._calls.link.call("sink_count")
+        return received + self._buffer_errors() - self._drops
+
     def stop(self) -> SocketCounts:
         """Read the socket empty and return what it received.
 

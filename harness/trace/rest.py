@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.trace.events import XdpAction
 from harness.trace.tally import Place, Tally, add_up, merge
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def quiescent(
     injected: int | None = None,
     seen: int | None = None,
     redirected: int | None = None,
+    aborted: int = 0,
     passed: int = 0,
     delivered: int | None = None,
 ) -> Rest:
@@ -71,6 +73,7 @@ def quiescent(
         injected: frames sent.
         seen: frames that the XDP program noted.
         redirected: of those, with verdict XDP_REDIRECT.
+        aborted: of those, with verdict XDP_ABORTED, which the driver traces after the program.
         passed: of those, with verdict XDP_PASS.
         delivered: frames (GRO: segments) that the tc program noted.
     """
@@ -82,6 +85,9 @@ def quiescent(
         given = redirected + sums.forwarded.total() + sums.entry_ring_full.total()
         went = sums.offered.total() + sums.errors.total() + sums.devices.total()
         pending.append(Pending("enqueued", Place(), given - went))
+    if not known.live:
+        traced = sum(n for (_, act), n in sums.exceptions.items() if act == XdpAction.ABORTED)
+        pending.append(Pending("exceptions", Place(), max(aborted - traced, 0)))
     unpinned = () if known.pinned else ("cpu",)
     accepted, taken = merge(sums.accepted, *unpinned), merge(sums.taken, *unpinned)
     for place in sorted(accepted.keys() | taken.keys(), key=str):
