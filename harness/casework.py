@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pexpect
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from harness.guest import Guest
     from harness.machine.splats import Splat
     from harness.trace.books import Books
+
+R = TypeVar("R")
 
 GONE_S = 30.0
 LAST_WORDS_S = 5.0
@@ -67,8 +69,8 @@ class Casework:
         return self._run
 
     def send(self, frames: int, **how: object) -> int:
-        """Send one flow of frames into the run; `how` are fields of `Flow`."""
-        return self.run.send([self.run.flow(frames, **how)])
+        """Send one flow of frames into the run; `how` as for `Steering.flow`."""
+        return self.run.send([self.run.flow(frames, **how)])  # type: ignore[arg-type]
 
     def hold(self, cpu: int) -> Hold:
         """Keep the kthread of the run's entry from running while a `with` block runs."""
@@ -86,6 +88,12 @@ class Casework:
         if self._run is None:
             raise UserError("the case has not steered yet")
         return self._run
+
+    def records(self, kind: type[R]) -> list[R]:
+        """Return the trace records of one kind, so far, in order of time."""
+        tracer = self.guest.tracer
+        tracer.drain()
+        return [record for record in tracer.trace().records if isinstance(record, kind)]
 
     def kthreads(self) -> list[str]:
         """Return the names of the cpumap kthreads that there are (15 characters before 5.17)."""
@@ -112,6 +120,8 @@ class Casework:
             if self._run is not None and not failed:
                 self.close()
                 self._run.dismantle()
+                if damaged := self._run.damaged():
+                    failures.append(f"{len(damaged)} payloads were damaged: {damaged[:16]}")
                 if left := self.wait_kthreads(0):
                     failures.append(f"kthreads that outlive their map: {', '.join(left)}")
             books = [self._books] if self._books and not failed else []

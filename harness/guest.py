@@ -6,7 +6,7 @@ import hashlib
 import socket
 import struct
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
 from harness.agent.bpf import load_object
@@ -136,6 +136,16 @@ class Guest:
             GuestError: it cannot be written.
         """
         self.calls.link.call("write", path, text.encode())
+
+    def link_target(self, path: str) -> PurePosixPath:
+        """Return what a symbolic link in the guest points to (readlink(2)).
+
+        Raises:
+            GuestError: it is no link.
+        """
+        target = Buffer(4096, returned=True)
+        size = self.calls.must("readlink", f"{path}\0".encode(), target, 4096, why=path).value
+        return PurePosixPath(target.content[:size].decode())
 
     def threads(self, prefix: str) -> dict[int, str]:
         """Return pid and comm of the processes and kthreads whose comm begins so."""

@@ -1,19 +1,21 @@
-"""One steered run on a guest: frames redirected into a cpumap, and the books of it."""
+"""One steered run on a guest: frames redirected into cpumaps, and the books of it."""
 
 from __future__ import annotations
 
 import struct
 import time
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from harness.agent.bpf import CpuMap, Program, attach_xdp, load_object
+from harness.agent.bpf import CpuMap, Link, Map, Program, attach_xdp, load_object
 from harness.agent.sink import Sink
 from harness.agent.syscalls import Syscalls
 from harness.errors import TrafficError, UserError
 from harness.guest import ARRIVE, STEER, guest_address, interface_name, peer_address
 from harness.trace.events import XdpAction
-from harness.trace.evidence import Circumstances, Cpumap, Entry, Evidence, Mode
+from harness.trace.evidence import Circumstances, Cpumap, Entry, Evidence, Mode, SocketCounts
 from harness.trace.hops import HopTable
 from harness.trace.ledger import close_books
 from harness.trace.rest import Rest, quiescent
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from harness.agent.syscalls import Started
     from harness.guest import Guest
     from harness.trace.books import Books
+    from harness.trace.tally import Sums
 
 SELECTORS = {"frame": 0, "flow": 1, "port": 2, "hash": 3}
 """`enum selector` of guest/bpf/steer.bpf.c: what picks a frame's target."""
@@ -36,6 +39,8 @@ REST_S = 60.0
 POLL_S = 0.005
 ASIDE = 1
 """The agent's thread for calls that may block."""
+PRIMER = bytes.fromhex("ffffffffffff 5254006370f0 88b5").ljust(60, b"\0")
+"""A frame of the local experimental Ethertype: no protocol takes it, no program counts it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +49,16 @@ class Plan:
 
     Attributes:
         targets: keys of the cpumap, taken in turn.
-        entries: qsize of each entry to make, by CPU.
+        entries: qsize of each entry to make in each map, by CPU.
         by: what picks a frame's target: its running number ("frame": round-robin), "flow",
             "port" (destination) or "hash" (of addresses and ports).
-        mode: "native" or "generic" XDP.
+        mode: "native" or "generic" XDP, or "mixed": the first NIC native, the others generic.
         flags: of bpf_redirect_map: in its low two bits the action for a missing entry.
         frames: how many frames the run may have.
         socket: deliver to a UDP socket; else the frames end at tc ingress.
-        nic: which NIC.
-        max_entries: of the cpumap; None is the number of the guest's CPUs.
+        nics: the NICs that frames come in by, each with an XDP program of its own.
+        maps: how many cpumaps; the programs take them in turn.
+        max_entries: of a cpumap; None is the number of the guest's CPUs.
     """
 
     targets: tuple[int, ...]
@@ -62,7 +68,8 @@ class Plan:
     flags: int = 0
     frames: int = 65536
     socket: bool = True
-    nic: int = 0
+    nics: tuple[int, ...] = (0,)
+    maps: int = 1
     max_entries: int | None = None
 
     def __post_init__(self) -> None:
@@ -71,71 +78,132 @@ class Plan:
         if not self.targets:
             raise UserError("no targets to steer frames to")
 
+    def mode_of(self, place: int) -> str:
+        """Return the XDP mode of the program on the `place`-th of the NICs."""
+        if self.mode == "mixed":
+            return "generic" if place else "native"
+        return self.mode
+
 
 class Steering:
-    """An XDP program that steers into a cpumap, a tc program behind it, and their notes.
+    """XDP programs that steer into cpumaps, a tc program behind them, and their notes.
 
     Args:
         guest: where.
         plan: how.
 
     Attributes:
-        cpumap: the map; cases may do with its entries what they like, through `set` and `remove`.
+        maps: the cpumaps; `cpumap` is the first.
+        programs: the XDP program of each NIC in the plan.
         sent: frames injected so far.
 
     Raises:
-        GuestError: the kernel refuses a program, the map, an entry or the attachment.
+        GuestError: the kernel refuses a program, a map, an entry or an attachment.
     """
 
     def __init__(self, guest: Guest, plan: Plan) -> None:
         self.guest = guest
         self.plan = plan
         self.sent = 0
-        self._attached = self._referenced = True
-        self._intact = True
         self._flows: list[int] = []
-        self._entries: list[Entry] = []
-        calls, ifindex = guest.calls, guest.ifindex[interface_name(plan.nic)]
-        self.cpumap = CpuMap(calls, max_entries=plan.max_entries or guest.cpus)
-        self.map_id = self.cpumap.id
+        self._payloads: list[int] = []
+        self._received: SocketCounts | None = None
+        self._sums_received: Sequence[int] = ()
+        self._intact = True
+        calls, size = guest.calls, plan.max_entries or guest.cpus
+        self.maps = [CpuMap(calls, max_entries=size) for _ in range(plan.maps)]
+        self._map_ids = [cpumap.id for cpumap in self.maps]
+        self._entries: list[list[Entry]] = [[] for _ in self.maps]
+        self.programs: list[Program] = []
+        self._notes: dict[str, Map] = {}
+        for place, _ in enumerate(plan.nics):
+            self._load_steer(self.maps[place % plan.maps])
+        self._prog_ids = frozenset(program.id for program in self.programs)
         hops = ("max_entries", plan.frames)
-        shared = {"cpus": ("fd", self.cpumap.fd), "hops": hops}
-        self._steer, programs = load_object(calls, STEER, shared)
-        self.program = programs["steer"]
-        self._prog_id = self.program.id
-        how = struct.pack("<IIQ", SELECTORS[plan.by], len(plan.targets), plan.flags)
-        self._steer["steering"].update(0, how).must("set the steering")
-        for at, cpu in enumerate(plan.targets):
-            self._steer["targets"].update(at, struct.pack("<I", cpu)).must("set a target")
         self._arrive, programs = load_object(calls, ARRIVE, {"hops": hops})
         answer = struct.pack("<I", TC_ACT_OK if plan.socket else TC_ACT_SHOT)
         self._arrive["answer"].update(0, answer).must("set the answer at tc ingress")
-        calls.link.call("tc_attach", ifindex, programs["arrive"].fd)
+        for nic in plan.nics:
+            calls.link.call("tc_attach", self._ifindex(nic), programs["arrive"].fd)
         self._sink = Sink(calls, frames=plan.frames) if plan.socket else None
-        for cpu, qsize in plan.entries.items():
-            self.set(cpu, qsize)
-        self.xdp = attach_xdp(calls, self.program, ifindex, plan.mode)
+        for number, _ in enumerate(self.maps):
+            for cpu, qsize in plan.entries.items():
+                self.set(cpu, qsize, map=number)
+        self.links: list[Link] = [
+            attach_xdp(calls, program, self._ifindex(nic), plan.mode_of(place))
+            for place, (nic, program) in enumerate(zip(plan.nics, self.programs, strict=True))
+        ]
+        self._attached = self._referenced = True
         pace = guest.machine.recipe.accel.pace
-        self._injector = SocketInjector(guest.machine.nics[plan.nic], stall_s=STALL_S * pace)
+        self._injectors = {
+            self._mac(nic): SocketInjector(guest.machine.nics[nic], stall_s=STALL_S * pace)
+            for nic in plan.nics
+        }
         self._rest_s = REST_S * pace
 
-    def set(self, cpu: int, qsize: int, prog: Program | None = None) -> None:
-        """Make or replace an entry of the cpumap.
+    def _load_steer(self, cpumap: CpuMap) -> None:
+        """Load one more steering program; all of a run write into the same notes."""
+        plan = self.plan
+        shared: dict[str, tuple[str, int]] = {"cpus": ("fd", cpumap.fd)}
+        for name in ("hops", "orders", "strays", "verdicts"):
+            if name in self._notes:
+                shared[name] = ("fd", self._notes[name].fd)
+            elif name == "hops":
+                shared[name] = ("max_entries", plan.frames)
+        maps, programs = load_object(self.guest.calls, STEER, shared)
+        self._notes = self._notes or maps
+        how = struct.pack("<IIQ", SELECTORS[plan.by], len(plan.targets), plan.flags)
+        maps["steering"].update(0, how).must("set the steering")
+        for at, cpu in enumerate(plan.targets):
+            maps["targets"].update(at, struct.pack("<I", cpu)).must("set a target")
+        maps["cpus"].close()
+        self.programs.append(programs["steer"])
+
+    def _ifindex(self, nic: int) -> int:
+        return self.guest.ifindex[interface_name(nic)]
+
+    def _mac(self, nic: int) -> bytes:
+        mac = self.guest.machine.recipe.topology.devices[nic].mac
+        return bytes.fromhex(mac.replace(":", ""))
+
+    @property
+    def cpumap(self) -> CpuMap:
+        """The first map."""
+        return self.maps[0]
+
+    def set(
+        self,
+        cpu: int,
+        qsize: int,
+        prog: Program | None = None,
+        *,
+        map: int = 0,
+        onward: tuple[int, ...] = (),
+    ) -> None:
+        """Make or replace an entry of a cpumap.
+
+        Args:
+            cpu: its key.
+            qsize: frames that its ring holds; 0 deletes the entry.
+            prog: its program.
+            map: number of the map.
+            onward: CPUs that the program redirects to, if it does.
 
         Raises:
             GuestError: the kernel refuses it.
         """
-        self.cpumap.set(cpu, qsize, prog)
-        self._entries.append(Entry(cpu, prog.id if prog else 0))
+        self.maps[map].set(cpu, qsize, prog)
+        if qsize:
+            self._entries[map].append(Entry(cpu, prog.id if prog else 0, onward))
 
-    def start_set(self, cpu: int, qsize: int, prog: Program | None = None) -> Started:
+    def start_set(self, cpu: int, qsize: int) -> Started:
         """Start to make or replace an entry; a held CPU lets it end only when it is released.
 
         (cpu_map_update_elem waits for the new kthread's first run: 6.5, 6.1.45.)
         """
         aside = Syscalls(self.guest.calls.link, task=ASIDE)
-        self._entries.append(Entry(cpu, prog.id if prog else 0))
-        return self.cpumap.start_update(cpu, self.cpumap.value(qsize, prog), calls=aside)
+        self._entries[0].append(Entry(cpu))
+        return self.cpumap.start_update(cpu, self.cpumap.value(qsize), calls=aside)
 
     def finish_set(self, started: Started) -> None:
         """Wait for `start_set` to end.
@@ -145,9 +213,42 @@ class Steering:
         """
         self.guest.calls.collect(started).must("update of a cpumap entry")
 
-    def flow(self, frames: int, **how: object) -> Flow:
-        """Return a flow to this run's NIC; `how` are fields of `harness.traffic.frames.Flow`."""
-        nic = self.plan.nic
+    def receive_on(self, cpu: int, *, nic: int = 0) -> None:
+        """Have a NIC's frames received on a CPU from here on: the producer of what they steer.
+
+        A vector moves when its next interrupt is handled (kernel/irq/migration.c), so one frame of
+        no account goes first, and once more to see that the next is received there.
+
+        Raises:
+            GuestError: the NIC's interrupt cannot be moved.
+            TrafficError: a primer never came through.
+        """
+        guest = self.guest
+        device = guest.link_target(f"/sys/class/net/{interface_name(nic)}/device").name
+        irqs = guest.read("/proc/interrupts").splitlines()
+        (irq,) = (line.split(":")[0].strip() for line in irqs if f"{device}-input.0" in line)
+        guest.write(f"/proc/irq/{irq}/smp_affinity_list", str(cpu))
+        for _ in range(2):
+            self._prime(nic)
+
+    def _prime(self, nic: int) -> None:
+        cpus = self.guest.cpus
+        before = self._notes["strays"].sum_over_cpus(0, cpus)
+        self._injectors[self._mac(nic)].send([PRIMER])
+        deadline = time.monotonic() + self._rest_s
+        while self._notes["strays"].sum_over_cpus(0, cpus) == before:
+            if time.monotonic() >= deadline:
+                raise TrafficError(f"NIC {nic} does not receive")
+            time.sleep(POLL_S)
+
+    def flow(self, frames: int, *, nic: int = 0, **how: object) -> Flow:
+        """Return a flow to a NIC of this run.
+
+        Args:
+            frames: how many.
+            nic: which NIC.
+            how: other fields of `harness.traffic.frames.Flow`.
+        """
         mac = self.guest.machine.recipe.topology.devices[nic].mac
         port = self._sink.port if self._sink else 9
         ends = {"source": peer_address(nic), "destination": guest_address(nic)}
@@ -161,6 +262,8 @@ class Steering:
         progress: Callable[[int], None] | None = None,
     ) -> int:
         """Inject the frames of some flows and return how many: each proven sent.
+
+        Flows take turns frame by frame; each goes to the NIC that it is addressed to.
 
         Raises:
             TrafficError: the guest stopped taking frames, or the run is full.
@@ -183,21 +286,25 @@ class Steering:
                 "run has notes for",
                 remedy="give the plan a larger `frames`",
             )
-        sent = self._injector.send(frames.data, rate=rate, progress=progress)
-        self.sent += sent
+        for mac, batch in groupby(frames.data, key=itemgetter(slice(6))):
+            self.sent += self._injectors[mac].send(list(batch), rate=rate, progress=progress)
         self._flows += frames.flows
-        return sent
+        self._payloads.extend(frames.payload_sums())
+        return len(frames)
 
     @property
     def circumstances(self) -> Circumstances:
         """What is known about the run, for its ledger."""
+        entries = self._entries
         return Circumstances(
             kernel=self.guest.machine.recipe.kernel.numbers,
             mode=Mode(self.plan.mode),
-            cpumaps=(Cpumap(self.map_id, tuple(self._entries)),),
-            prog_ids=frozenset({self._prog_id}),
+            cpumaps=tuple(
+                Cpumap(map_id, tuple(of)) for map_id, of in zip(self._map_ids, entries, strict=True)
+            ),
+            prog_ids=self._prog_ids,
             # frames of one flow may overtake each other when their entry is replaced
-            ordered=len(self._entries) == len({entry.cpu for entry in self._entries}),
+            ordered=all(len(of) == len({entry.cpu for entry in of}) for of in entries),
             intact=self._intact,
         )
 
@@ -223,7 +330,7 @@ class Steering:
     def _look(self) -> Rest:
         cpus = self.guest.cpus
         answered = {
-            action: self._steer["verdicts"].sum_over_cpus(action, cpus) for action in XdpAction
+            action: self._notes["verdicts"].sum_over_cpus(action, cpus) for action in XdpAction
         }
         delivered = self._delivered()
         tracer = self.guest.tracer
@@ -240,11 +347,13 @@ class Steering:
         )
 
     def taken_on(self, cpu: int) -> int:
-        """Return the frames that this map's kthreads have taken on a CPU so far."""
-        tracer = self.guest.tracer
-        tracer.drain()
-        taken = add_up(tracer.tally, self.circumstances).taken
+        """Return the frames that the maps' kthreads have taken on a CPU so far."""
+        taken = self._sums().taken
         return sum(n for place, n in taken.items() if place.cpu == cpu)
+
+    def _sums(self) -> Sums:
+        self.guest.tracer.drain()
+        return add_up(self.guest.tracer.tally, self.circumstances)
 
     def wait_offered(self) -> None:
         """Wait until every frame sent has been offered to a ring, or failed to be.
@@ -254,8 +363,7 @@ class Steering:
         """
         deadline = time.monotonic() + self._rest_s
         while True:
-            self.guest.tracer.drain()
-            sums = add_up(self.guest.tracer.tally, self.circumstances)
+            sums = self._sums()
             offered = sums.offered.total() + sums.errors.total()
             if offered == self.sent:
                 return
@@ -264,17 +372,18 @@ class Steering:
             time.sleep(POLL_S)
 
     def detach(self) -> None:
-        """Detach the XDP program by closing its link.
+        """Detach the XDP programs by closing their links.
 
         Raises:
-            GuestError: the link was closed before, elsewhere.
+            GuestError: a link was closed before, elsewhere.
         """
         if self._attached:
             self._attached = False
-            self.xdp.close()
+            for link in self.links:
+                link.close()
 
     def dismantle(self) -> None:
-        """Detach the XDP program and drop every reference to the map: its kthreads end.
+        """Detach the XDP programs and drop every reference to the maps: their kthreads end.
 
         The notes stay readable: the books can be closed afterwards.
 
@@ -284,25 +393,33 @@ class Steering:
         self.detach()
         if self._referenced:
             self._referenced = False
-            for descriptor in (self.program, self._steer["cpus"], self.cpumap):
+            for descriptor in (*self.programs, *self.maps):
                 descriptor.close()
 
     def close(self) -> Books:
         """Wait for rest, stop tracing, and close the books."""
         self.wait_rest()
         tracer = self.guest.tracer
-        socket = self._sink.stop() if self._sink else None
         tracer.stop()
         tracer.drain()
+        if self._sink:
+            self._received, self._sums_received = self._sink.stop()
         return close_books(
             Evidence(
                 injected=self.sent,
-                seen=HopTable(self._steer["hops"].read_first(self.sent)),
+                seen=HopTable(self._notes["hops"].read_first(self.sent)),
                 arrived=HopTable(self._arrive["hops"].read_first(self.sent)),
                 trace=tracer.trace(),
                 rings=tuple(tracer.stats()),
-                socket=socket,
+                socket=self._received,
                 flows=self._flows,
             ),
             self.circumstances,
         )
+
+    def damaged(self) -> list[int]:
+        """Return the frames whose payload was not, to the byte, what the socket received."""
+        if self._received is None:
+            return []
+        both = zip(self._received.counts, self._sums_received, self._payloads, strict=False)
+        return [frame for frame, (n, got, sent) in enumerate(both) if n and got != sent]

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+#define _GNU_SOURCE
 #include "link.h"
 
 #include <errno.h>
@@ -39,21 +40,35 @@ static void skip(struct link *link, size_t n)
 	memmove(link->in, link->in + n, link->len);
 }
 
+/* Where the next magic may begin in `in`, from `at` on. */
+static size_t seek(const struct link *link, size_t at)
+{
+	const uint32_t magic = MAGIC;
+	const char *found = memmem(link->in + at, link->len - at, &magic, sizeof(magic));
+
+	if (found)
+		return found - link->in;
+	/* its first bytes may be there already */
+	return link->len - at < sizeof(magic) ? at : link->len - sizeof(magic) + 1;
+}
+
 int link_take(struct link *link, char **body, size_t *len)
 {
 	struct header head;
+	size_t at = 0;
+	int taken = 0;
 
-	while (link->len >= sizeof(head)) {
-		memcpy(&head, link->in, sizeof(head));
-		if (head.magic != MAGIC || head.len > BODY_MAX) {
-			skip(link, 1);
+	while (!taken && link->len - (at = seek(link, at)) >= sizeof(head)) {
+		memcpy(&head, link->in + at, sizeof(head));
+		const char *data = link->in + at + sizeof(head);
+		if (head.len > BODY_MAX) {
+			at++;
 			continue;
 		}
-		if (link->len < sizeof(head) + head.len)
-			return 0;
-		const unsigned char *data = (unsigned char *)link->in + sizeof(head);
-		if (crc32(0, data, head.len) != head.crc) {
-			skip(link, 1);
+		if (link->len - at < sizeof(head) + head.len)
+			break;
+		if (crc32(0, (const unsigned char *)data, head.len) != head.crc) {
+			at++;
 			continue;
 		}
 		*body = malloc(head.len + 1);
@@ -61,10 +76,12 @@ int link_take(struct link *link, char **body, size_t *len)
 			abort();
 		memcpy(*body, data, head.len);
 		*len = head.len;
-		skip(link, sizeof(head) + head.len);
-		return 1;
+		at += sizeof(head) + head.len;
+		taken = 1;
 	}
-	return 0;
+	if (at)
+		skip(link, at);
+	return taken;
 }
 
 static void write_all(int fd, const char *data, size_t len)
@@ -74,6 +91,8 @@ static void write_all(int fd, const char *data, size_t len)
 		if (n > 0) {
 			data += n;
 			len -= n;
+		} else if (n < 0 && errno == EPIPE) {
+			return; /* a socket or a pipe whose other end is closed for good */
 		} else {
 			/* the port is full, or nobody is at the other end: look again soon */
 			poll(&(struct pollfd){ .fd = fd, .events = POLLOUT }, 1, 50);

@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "link.h"
 #include "ops.h"
 
 #define TASKS 32
@@ -104,6 +105,8 @@ static struct bytes execute(const msgpack_object *o, const struct head *head)
 	int err = fn(&args, &rpk, why);
 	if (err) {
 		fail(&pk, err, why[0] ? why : "wrong arguments");
+	} else if (result.size > BODY_MAX - answer.size - 1) {
+		fail(&pk, -EMSGSIZE, "the result is larger than the link takes");
 	} else {
 		msgpack_pack_true(&pk);
 		msgpack_sbuffer_write(&answer, result.data, result.size);
@@ -140,6 +143,7 @@ static void *run(void *arg)
 		pthread_mutex_unlock(&lock);
 		struct bytes answer = serve(request);
 		pthread_mutex_lock(&lock);
+		free(t->answer.data); /* of another session, whose request was under way */
 		t->answer = answer;
 		t->unsent = true;
 		eventfd_write(bell, 1);

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from harness.errors import AgentLost, GuestError
+from harness.errors import AgentLost, GuestError, UserError
 
 if TYPE_CHECKING:
     import socket
 
 HEADER = struct.Struct("<III")
 MAGIC = 0x4C4D5043
+BODY_MAX = 64 << 20
 RESEND_S = 2.0
 READ_BYTES = 1 << 20
 
@@ -54,7 +55,7 @@ class Link:
         self._session = secrets.randbits(32)
         self._seq: dict[int, int] = {}
         self._input = bytearray()
-        self._pending: set[tuple[int, int]] = set()
+        self._pending: dict[int, Ticket] = {}  # by task: each has one at a time
         self._answers: dict[tuple[int, int], Any] = {}
         sock.setblocking(False)
 
@@ -72,13 +73,25 @@ class Link:
         return self.wait(self.send(op, *args, task=task), deadline_s=deadline_s)
 
     def send(self, op: str, *args: Any, task: int = 0) -> Ticket:
-        """Start an operation in the guest, in thread `task` of the agent (0: its main loop)."""
-        seq = self._seq[task] = self._seq.get(task, 0) + 1
+        """Start an operation in the guest, in thread `task` of the agent (0: its main loop).
+
+        Raises:
+            AgentLost: the task has not ended the operation before, or the link is closed.
+            UserError: the arguments are larger than a request can be.
+        """
+        seq = self._seq.get(task, 0) + 1
         body: bytes = msgpack.packb([self._session, task, seq, op, args])
+        if len(body) > BODY_MAX:
+            raise UserError(f"a request of {len(body)} bytes ({op!r}): {BODY_MAX >> 20} MiB fit")
+        if task in self._pending:  # late, maybe, but here
+            self._pull(0, op)
+        if before := self._pending.get(task):
+            raise AgentLost(f"the guest's agent is still at {before.op!r}: it cannot do {op!r}")
+        self._seq[task] = seq
         frame = HEADER.pack(MAGIC, len(body), zlib.crc32(body)) + body
-        self._pending.add((task, seq))
+        ticket = self._pending[task] = Ticket(task, seq, op, frame)
         self._push(frame, time.monotonic() + self._deadline_s, op)
-        return Ticket(task, seq, op, frame)
+        return ticket
 
     def wait(self, ticket: Ticket, *, deadline_s: float | None = None) -> Any:
         """Return the result of a request that was sent, waiting for it within the deadline.
@@ -111,8 +124,13 @@ class Link:
         view = memoryview(data)
         while view:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([], [self._sock], [], left)[1]:
+            ready = select.select([self._sock], [self._sock], [], max(left, 0))
+            if left <= 0 or not any(ready):
                 raise AgentLost(f"the guest did not take the request {op!r}: its console is stuck")
+            if ready[0]:  # the agent may be waiting for us to read another task's answer
+                self._pull(0, op)
+            if not ready[1]:
+                continue
             try:
                 view = view[self._sock.send(view) :]
             except BlockingIOError:
@@ -138,8 +156,10 @@ class Link:
     def _keep(self, body: bytes) -> None:
         session, task, seq, ok, result = msgpack.unpackb(body, strict_map_key=False)
         # another session's answer, or one that a resend brought twice, is nobody's
-        if session == self._session and (task, seq) in self._pending:
-            self._pending.discard((task, seq))
+        if session != self._session or task not in self._pending:
+            return
+        if self._pending[task].seq == seq:
+            del self._pending[task]
             self._answers[task, seq] = (ok, result)
 
 
@@ -150,7 +170,7 @@ def take_frame(data: bytearray) -> bytes | None:
     """
     while len(data) >= HEADER.size:
         magic, length, crc = HEADER.unpack_from(data)
-        if magic != MAGIC:
+        if magic != MAGIC or length > BODY_MAX:
             start = data.find(MAGIC.to_bytes(4, "little"), 1)
             del data[: start if start > 0 else max(len(data) - 3, 1)]
             continue

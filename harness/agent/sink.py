@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from array import array
 from typing import TYPE_CHECKING
 
 from harness.trace.evidence import SocketCounts
@@ -46,16 +47,16 @@ class Sink:
         received: int = self._calls.link.call("sink_count")
         return received + self._buffer_errors() - self._drops
 
-    def stop(self) -> SocketCounts:
-        """Read the socket empty and return what it received.
+    def stop(self) -> tuple[SocketCounts, array[int]]:
+        """Read the socket empty and return what it received, and the CRC-32 of each payload.
 
         Raises:
             GuestError: it was stopped before.
         """
-        counts, _strays = self._calls.link.call("sink_stop")
+        counts, sums = self._calls.link.call("sink_stop")
         drops = self._buffer_errors() - self._drops
         self._calls.must("close", self._fd)
-        return SocketCounts(counts, drops)
+        return SocketCounts(counts, drops), array("I", sums)
 
     def _buffer_errors(self) -> int:
         """Return UdpRcvbufErrors of /proc/net/snmp: datagrams that found a socket full."""

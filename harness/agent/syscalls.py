@@ -23,6 +23,7 @@ NR = {
     "setsockopt": 54,
     "wait4": 61,
     "kill": 62,
+    "readlink": 89,
     "syslog": 103,
     "sched_setscheduler": 144,
     "sched_setaffinity": 203,

@@ -8,6 +8,7 @@ so that a hundred thousand frames cost a fraction of a second.
 from __future__ import annotations
 
 import struct
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -72,10 +73,17 @@ class Frames:
     Attributes:
         data: each frame's bytes.
         flows: the number of each frame's flow.
+        headers: bytes in front of the payload, by flow.
     """
 
     data: tuple[bytes, ...]
     flows: tuple[int, ...]
+    headers: tuple[int, ...]
+
+    def payload_sums(self) -> Iterator[int]:
+        """Yield the CRC-32 of each frame's payload."""
+        for frame, flow in zip(self.data, self.flows, strict=True):
+            yield zlib.crc32(memoryview(frame)[self.headers[flow] :])
 
     def __len__(self) -> int:
         return len(self.data)
@@ -92,7 +100,7 @@ def build_frames(flows: Sequence[Flow], *, first: int = 0) -> Frames:
     moulds = [_Mould(flow, number) for number, flow in enumerate(flows)]
     for number, flow in enumerate(order, first):
         data.append(moulds[flow].cast(number))
-    return Frames(tuple(data), tuple(order))
+    return Frames(tuple(data), tuple(order), tuple(flow.headers for flow in flows))
 
 
 def _interleave(counts: Sequence[int]) -> Iterator[int]:

@@ -1,0 +1,60 @@
+"""Generic (skb mode) XDP redirects into the map too, since 5.15."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.errors import GuestError
+from harness.trace.events import CpumapEnqueue, XdpRedirectErr
+
+if TYPE_CHECKING:
+    from harness.casework import Casework
+
+GENERIC_SINCE = (5, 15)
+"""11941f8a8536, "cpumap: implement generic cpumap"."""
+ENOSPC, EINVAL = 28, 22
+
+
+def needs_generic(lab: Casework) -> None:
+    if lab.kernel < GENERIC_SINCE:
+        pytest.skip("generic XDP redirects into a cpumap since 5.15")
+
+
+def test_generic_is_refused_where_it_cannot_redirect(lab: Casework) -> None:
+    if lab.kernel >= GENERIC_SINCE:
+        pytest.skip("refused before 5.15 (cpu_map_prog_allowed)")
+    with pytest.raises(GuestError) as refused:
+        lab.steer(2, mode="generic")
+    assert refused.value.errno == EINVAL
+
+
+def test_generic_delivers_to_every_cpu(lab: Casework) -> None:
+    needs_generic(lab)
+    lab.steer(lab.cpus, mode="generic")
+    lab.send(frames=50 * len(lab.cpus))
+    books = lab.close()
+    assert [row.delivered for row in books.per_cpu] == [50] * len(lab.cpus)
+
+
+@pytest.mark.parametrize("beyond", [0, 1, 24])
+def test_generic_drops_what_does_not_fit(lab: Casework, beyond: int) -> None:
+    needs_generic(lab)
+    run = lab.steer(3, entries={3: 16}, mode="generic")
+    with lab.hold(3):
+        lab.send(frames=16 + beyond)
+        run.wait_offered()
+    books = lab.close()
+    assert books.queue_drops == beyond
+    assert [r.err for r in lab.records(XdpRedirectErr)] == [-ENOSPC] * beyond
+    assert {(r.processed, r.drops) for r in lab.records(CpumapEnqueue)} <= {(1, 0), (0, 1)}
+    assert books.delivered == 16
+
+
+@pytest.mark.machine(nics=2)
+def test_frames_and_skbs_share_an_entry(lab: Casework) -> None:
+    needs_generic(lab)
+    run = lab.steer(2, entries={2: 512}, nics=(0, 1), mode="mixed")
+    run.send([run.flow(100, nic=0), run.flow(100, nic=1)])
+    assert lab.close().delivered == 200

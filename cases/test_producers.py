@@ -1,0 +1,84 @@
+"""Frames come from any CPU: in bulks of eight, flushed when the NAPI poll ends, in order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.trace.events import CpumapEnqueue
+
+if TYPE_CHECKING:
+    from harness.casework import Casework
+
+BULK = 8
+
+
+def by_producer(lab: Casework) -> Counter[tuple[int, int]]:
+    """Count the frames offered by (producer, destination)."""
+    counts: Counter[tuple[int, int]] = Counter()
+    for record in lab.records(CpumapEnqueue):
+        counts[record.producer, record.to_cpu] += record.offered
+    return counts
+
+
+@pytest.mark.parametrize("producer", range(4))
+def test_each_cpu_reaches_each_cpu(lab: Casework, producer: int) -> None:
+    run = lab.steer(lab.cpus)
+    run.receive_on(producer)
+    lab.send(frames=50 * len(lab.cpus))
+    lab.close()
+    assert by_producer(lab) == {(producer, cpu): 50 for cpu in lab.cpus}
+
+
+@pytest.mark.machine(cpus=16)
+@pytest.mark.parametrize("producer", [0, 15])
+def test_more_cpus_than_a_bulk_holds(lab: Casework, producer: int) -> None:
+    run = lab.steer(lab.cpus)
+    run.receive_on(producer)
+    lab.send(frames=40 * len(lab.cpus))
+    lab.close()
+    assert by_producer(lab) == {(producer, cpu): 40 for cpu in lab.cpus}
+
+
+def test_bulks_hold_eight_frames_at_most(lab: Casework) -> None:
+    lab.steer(1, entries={1: 1024})
+    lab.send(frames=500)
+    lab.close()
+    sizes = Counter(record.processed for record in lab.records(CpumapEnqueue))
+    assert max(sizes) == BULK
+    assert sum(size * count for size, count in sizes.items()) == 500
+
+
+@pytest.mark.parametrize("frames", [1, 7, 8, 9])
+def test_the_end_of_the_poll_flushes_what_is_left(lab: Casework, frames: int) -> None:
+    lab.steer(1)
+    lab.send(frames=frames)
+    books = lab.close()
+    assert books.delivered == frames
+
+
+@pytest.mark.machine(nics=2)
+def test_two_producers_fill_one_ring(lab: Casework) -> None:
+    run = lab.steer(3, entries={3: 100}, nics=(0, 1))
+    for nic in (0, 1):
+        run.receive_on(nic, nic=nic)
+    with lab.hold(3):
+        run.send([run.flow(75, nic=0), run.flow(75, nic=1)])
+        run.wait_offered()
+    books = lab.close()
+    assert by_producer(lab) == {(0, 3): 75, (1, 3): 75}
+    assert books.queue_drops == 50
+    assert books.delivered == 100
+
+
+@pytest.mark.machine(nics=2)
+def test_two_maps_keep_apart(lab: Casework) -> None:
+    run = lab.steer(lab.cpus, nics=(0, 1), maps=2)
+    run.send([run.flow(100, nic=0), run.flow(60, nic=1)])
+    lab.close()
+    offered = Counter[int]()
+    for record in lab.records(CpumapEnqueue):
+        offered[record.map_id] += record.offered
+    assert offered == {run.maps[0].id: 100, run.maps[1].id: 60}
