@@ -12,6 +12,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "link.h"
+
 #define BUFFERS 16
 
 int arg_int(const struct args *args, uint32_t at, int64_t *value)
@@ -92,6 +94,8 @@ int op_syscall(const struct args *args, msgpack_packer *out, char *why)
 		if (!bytes && o->type != MSGPACK_OBJECT_POSITIVE_INTEGER)
 			goto done;
 		size[i] = bytes ? o->via.bin.size : o->via.u64;
+		if (size[i] > BODY_MAX)
+			goto done;
 		buffer[i] = calloc(1, size[i] + 1);
 		if (!buffer[i]) {
 			err = -ENOMEM;

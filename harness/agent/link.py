@@ -154,7 +154,10 @@ class Link:
             self._keep(answer)
 
     def _keep(self, body: bytes) -> None:
-        session, task, seq, ok, result = msgpack.unpackb(body, strict_map_key=False)
+        try:
+            session, task, seq, ok, result = msgpack.unpackb(body, strict_map_key=False)
+        except (ValueError, TypeError, msgpack.UnpackException):
+            return  # no agent wrote that
         # another session's answer, or one that a resend brought twice, is nobody's
         if session != self._session or task not in self._pending:
             return
