@@ -1,0 +1,127 @@
+"""The command: options, progress and output."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from harness.bench.boots import template
+from harness.bench.measure import cores, measure_boots, measure_traffic
+from harness.bench.report import Findings
+from harness.bench.stress import many_boots, many_clones
+from harness.bench.virtme import STANDARD, find_vng
+from harness.errors import LabError
+from harness.lab import Lab
+from harness.machine.topology import Topology
+from harness.phases import Phases
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.machine.machine import Recipe
+
+KERNEL = "debian:7.3"
+RUNS = 5
+FRAMES = 50_000
+
+
+@click.command("bench")
+@click.option("--json", "as_json", is_flag=True, help="One object on stdout, for programs.")
+@click.option(
+    "--kernel",
+    "specs",
+    multiple=True,
+    metavar="SPEC",
+    help=f"Kernel to measure ({KERNEL}); with --boots alone, repeatable.",
+)
+@click.option("--runs", type=click.IntRange(1), help=f"Rounds of measuring ({RUNS}).")
+@click.option(
+    "--frames", type=click.IntRange(1000), default=FRAMES, help=f"Frames per run ({FRAMES})."
+)
+@click.option("--clones", type=click.IntRange(1), help="Clone so often, and count failures.")
+@click.option("--boots", type=click.IntRange(1), help="Boot so often, and count failures.")
+def bench(
+    *,
+    as_json: bool,
+    specs: tuple[str, ...],
+    runs: int | None,
+    frames: int,
+    clones: int | None,
+    boots: int | None,
+) -> None:
+    """Measure boot, clone and traffic here, and say what limits them.
+
+    Where virtme-ng is installed, the boot of one kernel through it is measured beside ours.
+    With --clones or --boots nothing else is measured, unless --runs is given as well.
+    The exit status is 125 when anything failed on the way.
+    """
+    specs = specs or (KERNEL,)
+    measured = RUNS if runs is None and not clones and not boots else runs
+    if len(specs) > 1 and (measured or clones):
+        raise click.UsageError("several kernels go with --boots alone")
+    with Phases(sys.stderr) as phases:
+        lab = Lab(say=phases.begin, progress=phases.fetch)
+        recipes = [lab.recipe(spec, Topology()) for spec in specs]
+        standard = lab.recipe(STANDARD, Topology()) if measured and find_vng() else None
+        findings = Findings(setting_of(recipes), frames)
+        if standard is None:
+            findings.peer = "not installed"
+        if measured:
+            measure_boots(findings, recipes[0], standard, measured, phases.begin)
+            measure_traffic(findings, recipes[0], measured, phases.begin)
+        if clones:
+            snapshot = template(recipes[0])
+            findings.stress.append(many_clones(recipes[0], snapshot, clones, phases))
+        if boots:
+            findings.stress += [many_boots(recipe, boots, phases) for recipe in recipes]
+    if as_json:
+        click.echo(json.dumps(findings.to_json(), indent=1))
+    else:
+        show(findings)
+    if findings.failures:
+        raise click.exceptions.Exit(LabError.exit_status)
+
+
+def setting_of(recipes: Sequence[Recipe]) -> dict[str, Any]:
+    """Return what the figures hold for: kernels, guest, QEMU, accelerator and host."""
+    recipe = recipes[0]
+    return {
+        "kernels": [
+            {"spec": r.kernel.spec, "release": r.kernel.release, "version": r.kernel.version}
+            for r in recipes
+        ],
+        "cpus": recipe.topology.cpus,
+        "memory_mib": recipe.topology.memory_mib,
+        "qemu": recipe.qemu.version_string,
+        "accel": recipe.accel.argument,
+        "why": recipe.accel.why,
+        "host_cores": cores(),
+        "host_load": round(os.getloadavg()[0], 2),
+    }
+
+
+def show(findings: Findings) -> None:
+    """Print the findings for people: tables on a terminal, plain columns otherwise."""
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else 200, highlight=False)
+    setting = findings.setting
+    kernels = ", ".join(kernel["release"] for kernel in setting["kernels"])
+    head = (
+        f"{kernels}; {setting['cpus']} CPUs, {setting['memory_mib']} MiB",
+        f"{setting['qemu']}, {setting['accel']}: {setting['why']}",
+        f"{setting['host_cores']} host cores, load {setting['host_load']} at the start",
+    )
+    for part in (*head, *findings.tables()):
+        if isinstance(part, Table):
+            part.box = SIMPLE if terminal else None
+            part.title_justify = "left"
+            console.print(part)
+        else:
+            console.print(part, soft_wrap=True, markup=False)
