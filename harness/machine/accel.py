@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import signal
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import LabError, QemuFailed
 from harness.landing import write_atomically
-from harness.machine.process import Process
+from harness.machine.process import Process, how_ended
 from harness.machine.topology import Accel
 from harness.paths import built, cache_dir
 
@@ -101,7 +100,7 @@ def _run_canary(qemu: Qemu, canary: Path, accel: list[str], limit_s: float) -> T
                 return Trial(seconds, "")
             if status is None:
                 return Trial(None, f"no end within {limit_s:.0f} s")
-            how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+            how = how_ended(status)
             first = process.output().partition("\n")[0]
             return Trial(None, f"{how}: {first}" if first else how)
         finally:

@@ -34,16 +34,12 @@ class Process:
     def __init__(
         self, argv: Sequence[str], *, env: Mapping[str, str], pass_fds: Sequence[int], log: Path
     ) -> None:
-        setpriv = shutil.which("setpriv")
-        if setpriv is None:
-            raise ToolMissing("no setpriv on this machine", remedy="install util-linux")
         self.argv = tuple(argv)
         self.log = log
-        # PR_SET_PDEATHSIG through setpriv: nothing runs between fork and exec in Python
         with log.open("wb") as output:
             try:
                 self._child = subprocess.Popen(
-                    [setpriv, "--pdeathsig", "KILL", "--", *argv],
+                    leashed(argv, os.getpid()),
                     env={**os.environ, **env},
                     pass_fds=pass_fds,
                     stdin=subprocess.DEVNULL,
@@ -79,10 +75,39 @@ class Process:
         status = self._child.poll()
         if status is None:
             return "QEMU still runs"
-        how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
-        return f"QEMU ended with {how}: {self.output() or 'it printed nothing'}"
+        return f"QEMU ended with {how_ended(status)}: {self.output() or 'it printed nothing'}"
 
     def kill(self) -> None:
         """End it now and collect it."""
         self._child.kill()
         self._child.wait(STOP_S)
+
+
+def leashed(argv: Sequence[str], parent: int) -> list[str]:
+    """Return a command line that runs another one, killed when its parent dies.
+
+    (PR_SET_PDEATHSIG through setpriv, so that nothing runs between fork and exec in Python. The
+    shell, which the program then replaces, sees to it that the parent had not died before.)
+
+    Args:
+        argv: the command line.
+        parent: pid of the process that will start it.
+
+    Raises:
+        ToolMissing: `setpriv` (util-linux) is not on this machine.
+    """
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise ToolMissing("no setpriv on this machine", remedy="install util-linux")
+    run = ["/bin/sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"', str(parent), *argv]
+    return [setpriv, "--pdeathsig", "KILL", "--", *run]
+
+
+def how_ended(status: int) -> str:
+    """Describe an exit status, like "status 1" or "signal SIGABRT"."""
+    if status >= 0:
+        return f"status {status}"
+    try:
+        return f"signal {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal
+        return f"signal {-status}"
