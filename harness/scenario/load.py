@@ -106,7 +106,7 @@ def _syntax_fault(error: yaml.YAMLError) -> Fault:
     mark = error.problem_mark or error.context_mark
     what = f"no YAML: {error.problem or error.context}"
     if error.problem and r"'\t'" in error.problem:
-        what = "a tab: YAML is indented with spaces"
+        what = "a tab: YAML wants spaces"
     elif error.context and error.problem:
         what += f" {error.context}"
     return Fault(mark.line + 1, mark.column + 1, "", what) if mark else Fault(1, 1, "", what)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pexpect
 
-from harness.casework import Casework
 from harness.errors import AgentLost, BootFailed, CacheError, LabError
 from harness.judge import Judgement, judge, judge_error
 from harness.machine.splats import Splat, find_splats
@@ -19,6 +18,7 @@ from harness.report.record import CpuRecord, KernelRecord, QemuRecord, RunRecord
 from harness.scenario.expect import find_failures
 from harness.scenario.load import dump_scenario
 from harness.scenario.results import keep_results, name_results
+from harness.steering import Plan, Steering
 from harness.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ GENERIC_SINCE = (5, 15)
 DRAIN_FRAMES = 8192
 """The guest's trace buffers are read so often while frames go in, for they would overrun."""
 LAST_WORDS_S = 5.0
+GONE_S = 30.0
+POLL_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,16 +163,16 @@ def _carry_through(
 
 def _steer(guest: Guest, scenario: Scenario, found: _Found, watch: Watch) -> list[str]:
     """Do what the scenario says and return what it expected and did not get."""
-    case = Casework(guest)
-    steering = case.steer(
+    plan = Plan(
         scenario.targets,
-        entries={entry.cpu: entry.qsize for entry in scenario.entries},
+        {entry.cpu: entry.qsize for entry in scenario.entries},
         by=scenario.steer.by,
         mode=scenario.steer.mode,
         flags=MISS_FLAGS[scenario.steer.miss],
         frames=scenario.frames,
         socket=scenario.socket,
     )
+    steering = Steering(guest, plan)
     flows = [steering.flow(**flow.model_dump(exclude_none=True)) for flow in scenario.traffic]
 
     def advance(sent: int) -> None:
@@ -181,13 +183,24 @@ def _steer(guest: Guest, scenario: Scenario, found: _Found, watch: Watch) -> lis
     watch.say(f"sending {scenario.frames} frames")
     steering.send(flows, rate=scenario.rate, progress=advance)
     watch.say("closing the books")
-    found.books = case.close()
+    found.books = steering.close()
     failures = find_failures(scenario.expect, found.books)
     watch.say("waiting for the kthreads to end")
     steering.dismantle()
-    if left := case.wait_kthreads(0):
+    if left := _wait_gone(guest):
         failures.append(f"kthreads that outlive their map: {', '.join(left)}")
     return failures
+
+
+def _wait_gone(guest: Guest) -> list[str]:
+    """Wait until no cpumap kthread is left, and return those that are at the deadline.
+
+    They end on their own time: an RCU grace period, a workqueue, the ring run empty.
+    """
+    deadline = time.monotonic() + GONE_S * guest.machine.recipe.accel.pace
+    while (left := guest.threads("cpumap/")) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    return sorted(left.values())
 
 
 def _hear_last_words(guest: Guest, error: LabError, found: _Found) -> None:

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from harness.errors import CacheError
+from harness.paths import cache_dir
+from harness.scenario import results
+from harness.scenario.results import keep_results, name_results
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CPUMAP_LAB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def kept() -> list[str]:
+    return sorted(path.name for path in cache_dir("results").iterdir())
+
+
+def test_names_say_when_what_and_on_what() -> None:
+    name = name_results("my  test/é", "7.3.4+deb13-rt-amd64").name
+    assert re.fullmatch(r"\d{8}T\d{6}Z-my-test-7\.3\.4\+deb13-rt-amd64-[0-9a-f]{6}", name)
+    assert name_results("..", "path:/x/y").name.split("-")[1:3] == ["unnamed", "path"]
+    assert name_results("a", "b") != name_results("a", "b")
+
+
+def test_results_land_whole() -> None:
+    directory = name_results("a", "b")
+    keep_results(directory, {"run.json": "{}", "console.log": "\udcff ä"})
+    assert kept() == [directory.name]
+    assert (directory / "run.json").read_text() == "{}"
+    assert (directory / "console.log").read_bytes() == "? ä".encode()
+    assert directory.stat().st_mode & 0o777 == 0o755
+    assert not any(cache_dir("run").iterdir())
+
+
+def test_only_the_end_of_what_is_too_long_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "MAX_BYTES", 4)
+    directory = name_results("a", "b")
+    keep_results(directory, {"console.log": "0123456789"})
+    assert (directory / "console.log").read_text() == "6789"
+
+
+def test_only_the_newest_are_kept() -> None:
+    root = cache_dir("results")
+    for day in range(1, 6):
+        keep_results(root / f"2026010{day}T000000Z-a", {"run.json": "{}"}, keep=3)
+    assert kept() == [f"2026010{day}T000000Z-a" for day in (3, 4, 5)]
+    assert not any(cache_dir("run").iterdir())
+
+
+def test_an_interrupted_write_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_bytes
+
+    def interrupt(path: Path, content: bytes) -> int:
+        if path.name == "b":
+            raise KeyboardInterrupt
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        keep_results(name_results("a", "b"), {"a": "", "b": ""})
+    assert kept() == []
+    assert not any(cache_dir("run").iterdir())
+
+
+def test_a_full_disk_is_a_cache_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, content: bytes) -> int:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(CacheError, match="No space left on device"):
+        keep_results(name_results("a", "b"), {"a": ""})
+    assert kept() == []

@@ -1,0 +1,266 @@
+"""The runner with a guest that is none: what it makes of all that can happen."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from harness.errors import (
+    AgentLost,
+    BootFailed,
+    CacheError,
+    FetchFailed,
+    GuestError,
+    KernelNotFound,
+)
+from harness.scenario import runner
+from harness.scenario.runner import run_scenario
+from harness.scenario.schema import Scenario
+from harness.tests.ledger_worlds import Plan, World
+from harness.trace.ledger import close_books
+from harness.verdict import Verdict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.trace.books import Books
+
+OOPS = "[    1.000000] BUG: kernel NULL pointer dereference, address: 0000000000000008\n"
+PANIC = "[    2.000000] Kernel panic - not syncing: Fatal exception in interrupt\n"
+
+
+def scenario(**more: Any) -> Scenario:
+    entries = ({"cpu": 2, "qsize": 64}, {"cpu": 3, "qsize": 64})
+    keys: dict[str, Any] = {"name": "mine", "entries": entries, "traffic": ({"frames": 48},)}
+    return Scenario.model_validate(keys | more)
+
+
+def make_books(**how: Any) -> Books:
+    return close_books(*World(Plan(socket=True, **how)).run())
+
+
+@dataclass
+class Guest:
+    """What the runner asks of a guest."""
+
+    console: str = "Linux version 7.3\n"
+    said: str = "Linux version 7.3\n"
+    left: list[dict[int, str]] = field(default_factory=lambda: [{7: "cpumap/2/map:3"}, {}])
+    lost: bool = False
+    closed: int = 0
+
+    def __post_init__(self) -> None:
+        text = SimpleNamespace(text=lambda: self.console, expect=lambda *_, **__: 0)
+        accel = SimpleNamespace(pace=0.001)
+        self.machine = SimpleNamespace(console=text, recipe=SimpleNamespace(accel=accel))
+        self.calls = SimpleNamespace(link=SimpleNamespace(call=lambda *_, **__: self.dmesg()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed += 1
+
+    def dmesg(self) -> str:
+        if self.lost:
+            raise AgentLost("the guest's agent did not answer")
+        return self.said
+
+    def threads(self, prefix: str) -> dict[int, str]:
+        return self.left.pop(0) if len(self.left) > 1 else self.left[0]
+
+
+@dataclass
+class Lab:
+    """What the runner asks of a lab."""
+
+    guest: Guest = field(default_factory=Guest)
+    numbers: tuple[int, int, int] = (7, 3, 4)
+    no_kernel: Exception | None = None
+    no_guest: Exception | None = None
+    asked: Any = None
+
+    qemu = SimpleNamespace(version=(10, 0, 2))
+    accel = SimpleNamespace(name="tcg", threads="multi")
+
+    def kernel(self, spec: str) -> Any:
+        if self.no_kernel:
+            raise self.no_kernel
+        return SimpleNamespace(release="7.3.4-x", sha256="ab" * 32, numbers=self.numbers)
+
+    def open(self, spec: str, topology: Any) -> Guest:
+        self.asked = topology
+        if self.no_guest:
+            raise self.no_guest
+        return self.guest
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CPUMAP_LAB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
+    return steered(monkeypatch, Lab())
+
+
+def steered(monkeypatch: pytest.MonkeyPatch, lab: Lab, books: object = None) -> Lab:
+    """Replace the steering by one that ends with these books, or raises them."""
+
+    class Steering:
+        def __init__(self, guest: object, plan: Any) -> None:
+            self.plan = plan
+
+        def flow(self, **how: object) -> object:
+            return how
+
+        def send(self, flows: object, **_: object) -> None: ...
+
+        def close(self) -> object:
+            if isinstance(books, BaseException):
+                raise books
+            return books or make_books()
+
+        def dismantle(self) -> None: ...
+
+    monkeypatch.setattr(runner, "Steering", Steering)
+    return lab
+
+
+def run(lab: Lab, **more: Any) -> Any:
+    return run_scenario(lab, scenario(**more), "debian:7.3")  # type: ignore[arg-type]
+
+
+def test_a_pass_and_what_is_kept_of_it(lab: Lab) -> None:
+    outcome = run(lab, cpus=5, memory_mib=256, append="quiet", seed=3)
+    record = outcome.record
+    assert (record.verdict, record.reasons, record.seed) == (Verdict.PASS, (), 3)
+    assert (lab.asked.cpus, lab.asked.memory_mib, lab.asked.append) == (5, 256, "quiet")
+    assert (record.kernel.spec, record.kernel.release) == ("debian:7.3", "7.3.4-x")
+    assert (record.qemu.version, record.qemu.threads) == ("10.0.2", "multi")
+    assert record.ledger["injected"] == 48
+    assert record.ledger["balanced"] is True
+    assert sum(cpu.delivered for cpu in record.per_cpu) == sum(outcome.socket.values()) == 48
+    assert lab.guest.closed == 1
+    kept = {path.name for path in record.artifacts.iterdir()}
+    assert kept == {"run.json", "ledger.json", "console.log", "dmesg.txt", "scenario.yaml"}
+    assert json.loads((record.artifacts / "run.json").read_text()) == record.to_json()
+    assert "kernel:\n- debian:7.3\n" in (record.artifacts / "scenario.yaml").read_text()
+    assert json.loads((record.artifacts / "ledger.json").read_text())["balanced"]
+
+
+def test_expectations(lab: Lab) -> None:
+    per_cpu = {cpu.cpu: cpu.delivered for cpu in run(lab).record.per_cpu if cpu.delivered}
+    met = {"delivered": per_cpu, "dropped": {}, "aborted": 0, "passed": 0}
+    assert run(lab, cpus=8, expect=met).record.verdict is Verdict.PASS
+    assert run(lab, expect={"delivered": 48, "dropped": 0}).record.verdict is Verdict.PASS
+    unmet = {"delivered": {1: 4}, "dropped": 3, "aborted": 1}
+    record = run(lab, expect=unmet).record
+    assert record.verdict is Verdict.FAIL
+    assert record.reasons[0] == "delivered on CPU 1: expected 4 frames, found 0"
+    assert "delivered on CPU 2: expected 0 frames, found" in record.reasons[1]
+    assert record.reasons[-2:] == (
+        "dropped: expected 3 frames, found 0",
+        "aborted: expected 1 frames, found 0",
+    )
+
+
+def test_books_out_of_balance(monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence, known = World(Plan(socket=True)).run()
+    evidence.arrived.count[7] = 0
+    evidence.arrived.cpu[7] = 0
+    lab = steered(monkeypatch, Lab(), close_books(evidence, known))
+    outcome = run(lab)
+    assert outcome.record.verdict is Verdict.FAIL
+    assert outcome.imbalances
+    assert set(outcome.imbalances) <= set(outcome.record.reasons)
+
+
+def test_a_kthread_that_stays_is_a_failure(lab: Lab) -> None:
+    lab.guest.left = [{7: "cpumap/2/map:3", 8: "cpumap/1/map:3"}]
+    record = run(lab).record
+    assert record.verdict is Verdict.FAIL
+    assert record.reasons == ("kthreads that outlive their map: cpumap/1/map:3, cpumap/2/map:3",)
+
+
+def test_a_kernel_that_complains_has_crashed(lab: Lab) -> None:
+    lab.guest.said += OOPS
+    record = run(lab).record
+    assert record.verdict is Verdict.CRASH
+    assert "NULL pointer" in record.reasons[0]
+    assert "NULL pointer" in (record.artifacts / "dmesg.txt").read_text()
+
+
+def test_last_words_make_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = Guest(console=PANIC, lost=True)
+    record = run(steered(monkeypatch, Lab(guest), AgentLost("no answer"))).record
+    assert record.verdict is Verdict.CRASH
+    assert "Fatal exception" in record.reasons[0]
+    assert record.reasons[-1] == "no answer"
+    assert (record.artifacts / "console.log").read_text() == PANIC
+    assert (record.ledger, record.per_cpu) == (None, ())
+    assert guest.closed == 1
+
+
+def test_a_call_that_fails_in_a_dying_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = GuestError("bpf failed", errno=12)
+    assert run(steered(monkeypatch, Lab(Guest(said=OOPS)), error)).record.verdict is Verdict.CRASH
+    record = run(steered(monkeypatch, Lab(), error)).record
+    assert (record.verdict, record.reasons) == (Verdict.INVALID, ("bpf failed",))
+    lost = Lab(Guest(console=PANIC, lost=True))
+    assert run(steered(monkeypatch, lost, error)).record.verdict is Verdict.CRASH
+
+
+def test_no_boot(lab: Lab) -> None:
+    lab.no_guest = BootFailed("it hangs", phase="kernel", console="Linux version\n")
+    record = run(lab).record
+    assert record.verdict is Verdict.INVALID
+    assert (record.artifacts / "console.log").read_text() == "Linux version\n"
+    lab.no_guest = BootFailed("it died", phase="kernel", console=PANIC, crashed=True)
+    assert run(lab).record.verdict is Verdict.CRASH
+
+
+def test_no_kernel(lab: Lab) -> None:
+    lab.no_kernel = FetchFailed("no route to the archive")
+    record = run(lab).record
+    assert record.verdict is Verdict.INVALID
+    assert (record.kernel.release, record.qemu.version) == (None, None)
+    assert "-mine-debian-7.3-" in record.artifacts.name
+    lab.no_kernel = KernelNotFound("there is none")
+    with pytest.raises(KernelNotFound):
+        run(lab)
+
+
+def test_a_feature_that_the_kernel_lacks_is_skipped(lab: Lab) -> None:
+    lab.numbers = (5, 10, 262)
+    record = run(lab, steer={"mode": "generic"}).record
+    assert record.verdict is Verdict.SKIP
+    assert "since 5.15" in record.reasons[0]
+    assert lab.asked is None
+    assert run(lab).record.verdict is Verdict.PASS
+
+
+def test_a_full_disk_takes_no_verdict_away(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise CacheError("no space")
+
+    monkeypatch.setattr(runner, "keep_results", fail)
+    outcome = run(lab)
+    assert (outcome.record.verdict, outcome.record.artifacts) == (Verdict.PASS, None)
+    assert outcome.not_kept == "no space"
+
+
+def test_an_interrupt_closes_the_guest_and_keeps_nothing(
+    monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    lab = steered(monkeypatch, Lab(), KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run(lab)
+    assert lab.guest.closed == 1
+    assert not (cache / "results").exists()
