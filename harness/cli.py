@@ -22,6 +22,10 @@ COMMANDS = {
         "List and prune the frozen guests that runs are cloned from.",
     ),
     "qemu": ("harness.machine.fetch_cli", "Fetch and show the QEMU that runs the guests."),
+    "bench": (
+        "harness.bench.cli",
+        "Measure boot, clone and traffic here, and say what limits them.",
+    ),
 }
 """Each command's module and its help in one line: the modules are imported when they are used."""
 SIGPIPE_STATUS, SIGINT_STATUS, BUG_STATUS = 141, 130, 125
@@ -60,6 +64,10 @@ class Commands(click.Group):
             # What is still buffered goes nowhere, or the interpreter complains when it ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(SIGPIPE_STATUS)
+        except SystemExit as end:
+            if isinstance(end.__context__, BrokenPipeError):  # rich leaves with 1, a verdict
+                ctx.exit(SIGPIPE_STATUS)
+            raise
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception:
@@ -90,9 +98,18 @@ def cpumap_lab() -> None:
 
 def main() -> None:
     """Run the command line, and clean up however it is ended short of SIGKILL."""
+    _fill_streams()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     cpumap_lab()
+
+
+def _fill_streams() -> None:
+    """Open what the caller closed of the standard streams, or sockets would take their place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
 
 
 def _leave(number: int, _: object) -> NoReturn:

@@ -174,10 +174,12 @@ def _build(part: Path, recipe: Recipe, prepare: Callable[[Machine], dict[str, An
 
 def _about(recipe: Recipe) -> dict[str, str]:
     topology = recipe.topology
-    guest = f"{topology.cpus} CPUs, {topology.memory_mib} MiB, {topology.nics} NICs"
+    guest = [f"{topology.cpus} CPUs", f"{topology.memory_mib} MiB"]
+    guest += [f"{topology.nics} NICs"] if topology.nics != 1 else []
+    guest += [topology.append] if topology.append else []
     return {
         "kernel": recipe.kernel.release,
-        "guest": f"{guest}, {topology.append}" if topology.append else guest,
+        "guest": ", ".join(guest),
         "qemu": ".".join(map(str, recipe.qemu.version)),
     }
 
