@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.machine.command import TSC_HZ, Wiring, backends, escape, hardware, kernel
+from harness.machine.topology import Accel, Topology
+
+TCG = Accel("tcg", "multi", "why")
+WIRING = Wiring(
+    agent=10,
+    qmp=11,
+    nics=(12, 13),
+    console=Path("/run/a,b/console.log"),
+    firmware=Path("/run/firmware.log"),
+    ram=Path("/run/ram"),
+)
+
+
+def following(args: list[str], option: str) -> list[str]:
+    """Return what follows each occurrence of an option."""
+    return [args[at + 1] for at, arg in enumerate(args) if arg == option]
+
+
+def test_every_descriptor_is_inherited() -> None:
+    assert WIRING.fds == (10, 11, 12, 13)
+
+
+def test_the_machine() -> None:
+    args = hardware(Topology(cpus=2, memory_mib=256, nics=0), TCG)
+    assert following(args, "-smp") == ["2"]
+    assert following(args, "-m") == ["256M"]
+    assert following(args, "-accel") == ["tcg,thread=multi"]
+    assert following(args, "-cpu") == ["qemu64"]
+    assert "-no-reboot" in args
+    assert not [device for device in following(args, "-device") if "net" in device]
+
+
+def test_each_nic_is_a_device_and_a_back_end() -> None:
+    topology = Topology(nics=2)
+    nics = [arg for arg in following(hardware(topology, TCG), "-device") if "net-pci" in arg]
+    assert [nic.split(",")[1] for nic in nics] == ["netdev=n0", "netdev=n1"]
+    for nic, device in zip(nics, topology.devices, strict=True):
+        assert f"mac={device.mac}" in nic
+        assert {"guest_tso4=off", "guest_tso6=off", "guest_ecn=off", "guest_ufo=off"} < set(
+            nic.split(",")
+        )
+    assert following(backends(topology, WIRING, share_ram=False), "-netdev") == [
+        "dgram,id=n0,local.type=fd,local.str=12",
+        "dgram,id=n1,local.type=fd,local.str=13",
+    ]
+
+
+@pytest.mark.parametrize(("share", "told"), [(True, "share=on"), (False, "share=off")])
+def test_only_a_template_shares_its_ram(share: bool, told: str) -> None:
+    (ram,) = following(backends(Topology(), WIRING, share_ram=share), "-object")
+    assert ram.startswith("memory-backend-file,id=ram,size=512M,mem-path=/run/ram,")
+    assert ram.endswith(told)
+
+
+def test_a_path_with_a_comma() -> None:
+    args = backends(Topology(), WIRING, share_ram=False)
+    assert "file,id=console,path=/run/a,,b/console.log" in following(args, "-chardev")
+    assert escape(Path("a,,b")) == "a,,,,b"
+
+
+def test_back_ends_are_no_part_of_the_machine() -> None:
+    """Template and clone differ in them, but must be the same machine."""
+    assert not [arg for arg in hardware(Topology(), TCG) if "/" in arg or "fd=" in arg]
+
+
+@pytest.mark.parametrize(
+    ("append", "hz", "end"),
+    [
+        ("", None, "panic=-1"),
+        ("slub_debug=FZPU", None, "panic=-1 slub_debug=FZPU"),
+        ("  quiet   nosmp ", 250, f"panic=-1 lpj={TSC_HZ // 250} quiet nosmp"),
+        ("", 1000, f"panic=-1 lpj={TSC_HZ // 1000}"),
+    ],
+)
+def test_what_the_user_adds_comes_last(append: str, hz: int | None, end: str) -> None:
+    args = kernel(Path("/k/vmlinux"), Path("/i.cpio"), Topology(append=append), hz)
+    assert following(args, "-kernel") == ["/k/vmlinux"]
+    assert following(args, "-initrd") == ["/i.cpio"]
+    (line,) = following(args, "-append")
+    assert line.startswith("console=ttyS0 ")
+    assert line.endswith(end)
