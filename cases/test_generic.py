@@ -6,20 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.casework import GENERIC_SINCE
 from harness.errors import GuestError
 from harness.trace.events import CpumapEnqueue, XdpRedirectErr
 
 if TYPE_CHECKING:
     from harness.casework import Casework
 
-GENERIC_SINCE = (5, 15)
-"""11941f8a8536, "cpumap: implement generic cpumap"."""
 ENOSPC, EINVAL = 28, 22
-
-
-def needs_generic(lab: Casework) -> None:
-    if lab.kernel < GENERIC_SINCE:
-        pytest.skip("generic XDP redirects into a cpumap since 5.15")
 
 
 def test_generic_is_refused_where_it_cannot_redirect(lab: Casework) -> None:
@@ -31,7 +25,7 @@ def test_generic_is_refused_where_it_cannot_redirect(lab: Casework) -> None:
 
 
 def test_generic_delivers_to_every_cpu(lab: Casework) -> None:
-    needs_generic(lab)
+    lab.needs_mode("generic")
     lab.steer(lab.cpus, mode="generic")
     lab.send(frames=50 * len(lab.cpus))
     books = lab.close()
@@ -40,7 +34,7 @@ def test_generic_delivers_to_every_cpu(lab: Casework) -> None:
 
 @pytest.mark.parametrize("beyond", [0, 1, 24])
 def test_generic_drops_what_does_not_fit(lab: Casework, beyond: int) -> None:
-    needs_generic(lab)
+    lab.needs_mode("generic")
     run = lab.steer(3, entries={3: 16}, mode="generic")
     with lab.hold(3):
         lab.send(frames=16 + beyond)
@@ -54,7 +48,7 @@ def test_generic_drops_what_does_not_fit(lab: Casework, beyond: int) -> None:
 
 @pytest.mark.machine(nics=2)
 def test_frames_and_skbs_share_an_entry(lab: Casework) -> None:
-    needs_generic(lab)
+    lab.needs_mode("generic")
     run = lab.steer(2, entries={2: 512}, nics=(0, 1), mode="mixed")
     run.send([run.flow(100, nic=0), run.flow(100, nic=1)])
     assert lab.close().delivered == 200

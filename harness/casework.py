@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 import pexpect
+import pytest
 
 from harness.errors import AgentLost, LabError, UserError
 from harness.hold import Hold
@@ -13,7 +14,7 @@ from harness.judge import Judgement, judge, judge_error
 from harness.steering import Plan, Steering
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from harness.guest import Guest
     from harness.machine.splats import Splat
@@ -25,6 +26,8 @@ GONE_S = 30.0
 LAST_WORDS_S = 5.0
 POLL_S = 0.01
 DEFAULT_QSIZE = 192
+GENERIC_SINCE = (5, 15)
+"""11941f8a8536, "cpumap: implement generic cpumap"."""
 
 
 class Casework:
@@ -95,6 +98,17 @@ class Casework:
         tracer.drain()
         return [record for record in tracer.trace().records if isinstance(record, kind)]
 
+    def needs_mode(self, mode: str) -> None:
+        """Skip the case where this kernel's XDP mode cannot redirect into a cpumap."""
+        if mode == "generic" and self.kernel < GENERIC_SINCE:
+            pytest.skip("generic XDP redirects into a cpumap since 5.15")
+
+    def wait_for(self, met: Callable[[], bool]) -> None:
+        """Wait until a condition is met, or the case's patience is over: assert it afterwards."""
+        deadline = time.monotonic() + GONE_S * self.guest.machine.recipe.accel.pace
+        while not met() and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+
     def kthreads(self) -> list[str]:
         """Return the names of the cpumap kthreads that there are (15 characters before 5.17)."""
         return sorted(self.guest.threads("cpumap/").values())
@@ -104,10 +118,8 @@ class Casework:
 
         The end of an entry is asynchronous: an RCU grace period, a workqueue, the ring run empty.
         """
-        deadline = time.monotonic() + GONE_S * self.guest.machine.recipe.accel.pace
-        while len(names := self.kthreads()) != count and time.monotonic() < deadline:
-            time.sleep(POLL_S)
-        return names
+        self.wait_for(lambda: len(self.kthreads()) == count)
+        return self.kthreads()
 
     def finish(self, *, failed: bool = False) -> Judgement:
         """Close the books, see the kthreads gone, ask the kernel how it is, and judge.

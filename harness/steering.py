@@ -16,7 +16,7 @@ from harness.errors import TrafficError, UserError
 from harness.guest import ARRIVE, STEER, guest_address, interface_name, peer_address
 from harness.trace.events import XdpAction
 from harness.trace.evidence import Circumstances, Cpumap, Entry, Evidence, Mode, SocketCounts
-from harness.trace.hops import HopTable
+from harness.trace.hops import Hop, HopTable
 from harness.trace.ledger import close_books
 from harness.trace.rest import Rest, quiescent
 from harness.trace.tally import add_up
@@ -115,6 +115,7 @@ class Steering:
         self._map_ids = [cpumap.id for cpumap in self.maps]
         self._entries: list[list[Entry]] = [[] for _ in self.maps]
         self.programs: list[Program] = []
+        self._entry_programs: dict[int, Program] = {}
         self._notes: dict[str, Map] = {}
         for place, _ in enumerate(plan.nics):
             self._load_steer(self.maps[place % plan.maps])
@@ -195,6 +196,8 @@ class Steering:
         self.maps[map].set(cpu, qsize, prog)
         if qsize:
             self._entries[map].append(Entry(cpu, prog.id if prog else 0, onward))
+        if prog:
+            self._entry_programs[prog.fd] = prog
 
     def start_set(self, cpu: int, qsize: int) -> Started:
         """Start to make or replace an entry; a held CPU lets it end only when it is released.
@@ -393,8 +396,25 @@ class Steering:
         self.detach()
         if self._referenced:
             self._referenced = False
-            for descriptor in (*self.programs, *self.maps):
+            for cpumap, entries in zip(self.maps, self._entries, strict=True):
+                for entry in entries:
+                    if entry.onward:  # a map and the program of its entry may hold each other
+                        cpumap.remove(entry.cpu)
+            for descriptor in (*self.programs, *self._entry_programs.values(), *self.maps):
                 descriptor.close()
+
+    def resizes(self) -> None:
+        """Tell the books that an entry's program changes the length of frames."""
+        self._intact = False
+
+    def arrivals(self) -> list[Hop]:
+        """Return the notes at tc ingress of the frames sent so far, by frame number."""
+        table = HopTable(self._arrive["hops"].read_first(self.sent))
+        return [table[frame] for frame in range(len(table))]
+
+    def receive(self, frames: int, *, nic: int) -> list[bytes]:
+        """Return the next frames that the guest sends out by a NIC; fewer if they do not come."""
+        return self._injectors[self._mac(nic)].receive(frames, deadline_s=self._rest_s)
 
     def close(self) -> Books:
         """Wait for rest, stop tracing, and close the books."""

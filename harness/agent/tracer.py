@@ -22,6 +22,7 @@ EVENTS = (
     "xdp/xdp_cpumap_kthread",
     "xdp/xdp_exception",
     "xdp/xdp_redirect_err",
+    "xdp/xdp_devmap_xmit",
 )
 BUFFER_KIB = 4096
 DRAIN_BYTES = 8 << 20

@@ -8,6 +8,7 @@ before it reads on.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import time
@@ -83,3 +84,12 @@ class SocketInjector:
                 f"QEMU went away after {sent} of {len(frames)} frames: {error}"
             ) from error
         return sent
+
+    def receive(self, frames: int, *, deadline_s: float) -> list[bytes]:
+        """Return the next frames that the guest sends out; fewer if the deadline comes first."""
+        got: list[bytes] = []
+        deadline = time.monotonic() + deadline_s
+        while len(got) < frames and (left := deadline - time.monotonic()) > 0:
+            if select.select([self._sock], [], [], left)[0]:
+                got.append(self._sock.recv(65536))
+        return got
