@@ -120,7 +120,7 @@ def test_frames_of_a_flow_differ_in_number_and_sum_alone() -> None:
 
 
 def test_ports_and_addresses_are_the_flows() -> None:
-    ends = {"source": "10.3.0.1", "destination": "10.3.0.2"}
+    ends: dict[str, Any] = {"source": "10.3.0.1", "destination": "10.3.0.2"}
     (data,) = build_frames([flow(source_port=1, destination_port=65535, **ends)]).data
     packet = Ether(data)
     assert (packet[IP].src, packet[IP].dst) == ("10.3.0.1", "10.3.0.2")
