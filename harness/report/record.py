@@ -75,7 +75,7 @@ class RunRecord:
             before there was anything to book.
         per_cpu: by destination CPU.
         seed: of all that was drawn by lot.
-        duration_s: from the first frame's preparation to the verdict, in seconds.
+        duration_s: from the look for the kernel to the verdict, in seconds.
         artifacts: directory of what was kept; None when nothing was.
     """
 
