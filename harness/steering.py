@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -24,7 +26,7 @@ from harness.traffic.frames import Flow, Frames, build_frames
 from harness.traffic.socket import SocketInjector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from harness.agent.syscalls import Started
     from harness.guest import Guest
@@ -110,6 +112,7 @@ class Steering:
         self._received: SocketCounts | None = None
         self._sums_received: Sequence[int] = ()
         self._intact = True
+        self._pinned = True
         calls, size = guest.calls, plan.max_entries or guest.cpus
         self.maps = [CpuMap(calls, max_entries=size) for _ in range(plan.maps)]
         self._map_ids = [cpumap.id for cpumap in self.maps]
@@ -295,6 +298,20 @@ class Steering:
         self._payloads.extend(frames.payload_sums())
         return len(frames)
 
+    @contextlib.contextmanager
+    def sending(
+        self, flows: Sequence[Flow], *, rate: float | None = None
+    ) -> Iterator[Callable[[], bool]]:
+        """Send while a `with` block runs; it is given what tells whether all frames are sent.
+
+        Raises:
+            TrafficError: as `send`, at the end.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            under_way = pool.submit(self.send, flows, rate=rate)
+            yield under_way.done
+            under_way.result()
+
     @property
     def circumstances(self) -> Circumstances:
         """What is known about the run, for its ledger."""
@@ -306,6 +323,7 @@ class Steering:
                 Cpumap(map_id, tuple(of)) for map_id, of in zip(self._map_ids, entries, strict=True)
             ),
             prog_ids=self._prog_ids,
+            pinned=self._pinned,
             # frames of one flow may overtake each other when their entry is replaced
             ordered=all(len(of) == len({entry.cpu for entry in of}) for of in entries),
             intact=self._intact,
@@ -402,6 +420,10 @@ class Steering:
                         cpumap.remove(entry.cpu)
             for descriptor in (*self.programs, *self._entry_programs.values(), *self.maps):
                 descriptor.close()
+
+    def unpins(self) -> None:
+        """Tell the books that kthreads may leave their CPU, for one goes offline."""
+        self._pinned = False
 
     def resizes(self) -> None:
         """Tell the books that an entry's program changes the length of frames."""

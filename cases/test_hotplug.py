@@ -1,0 +1,74 @@
+"""A destination CPU that goes offline: its kthread moves on, and nothing is lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.trace.events import CpumapKthread
+
+if TYPE_CHECKING:
+    from harness.casework import Casework
+
+CPU = 3
+
+
+def set_online(lab: Casework, online: bool) -> None:
+    lab.guest.write(f"/sys/devices/system/cpu/cpu{CPU}/online", str(int(online)))
+
+
+def allowed(lab: Casework) -> str:
+    """Return Cpus_allowed_list of the one cpumap kthread."""
+    (pid,) = lab.guest.threads("cpumap/")
+    status = lab.guest.read(f"/proc/{pid}/status")
+    return next(s.split()[1] for s in status.splitlines() if s.startswith("Cpus_allowed_list"))
+
+
+def kthread_cpus(lab: Casework) -> set[int]:
+    return {r.kthread_cpu for r in lab.records(CpumapKthread) if r.processed}
+
+
+def test_an_offline_cpu_may_have_an_entry(lab: Casework) -> None:
+    set_online(lab, online=False)
+    run = lab.steer(CPU)
+    run.unpins()
+    lab.send(frames=100)
+    assert lab.close().delivered == 100
+    assert CPU not in kthread_cpus(lab)
+
+
+def test_frames_to_a_cpu_gone_offline_are_delivered_elsewhere(lab: Casework) -> None:
+    run = lab.steer(CPU)
+    run.unpins()
+    lab.send(frames=100)
+    assert run.wait_rest()
+    assert kthread_cpus(lab) == {CPU}
+    set_online(lab, online=False)
+    lab.send(frames=100)
+    assert lab.close().delivered == 200
+    assert kthread_cpus(lab) > {CPU}
+
+
+def test_only_an_update_binds_it_again(lab: Casework) -> None:
+    run = lab.steer(CPU)
+    run.unpins()
+    set_online(lab, online=False)
+    lab.send(frames=100)
+    assert run.wait_rest()
+    set_online(lab, online=True)
+    assert allowed(lab) != str(CPU)
+    run.set(CPU, 192)
+    lab.wait_kthreads(1)
+    assert allowed(lab) == str(CPU)
+    lab.send(frames=100)
+    assert lab.close().delivered == 200
+
+
+def test_an_offline_cpu_with_frames_queued_loses_none(lab: Casework) -> None:
+    run = lab.steer(CPU)
+    run.unpins()
+    with lab.hold(CPU):
+        lab.send(frames=100)
+        run.wait_offered()
+    set_online(lab, online=False)
+    lab.send(frames=50)
+    assert lab.close().delivered == 150

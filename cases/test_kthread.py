@@ -1,0 +1,52 @@
+"""Each entry has a kthread of its own: named after CPU and map, bound to that CPU."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.trace.events import CpumapKthread
+
+if TYPE_CHECKING:
+    from harness.casework import Casework
+
+FULL_NAMES_SINCE = (5, 17)
+"""d6986ce24fc0: /proc/PID/comm of a kthread is not cut off any more."""
+COMM = 15
+
+
+def status(lab: Casework, pid: int) -> dict[str, str]:
+    """Return what /proc says of a process."""
+    lines = lab.guest.read(f"/proc/{pid}/status").splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def test_name_and_affinity(lab: Casework) -> None:
+    run = lab.steer(lab.cpus)
+    names = [f"cpumap/{cpu}/map:{run.cpumap.id}" for cpu in lab.cpus]
+    if lab.kernel < FULL_NAMES_SINCE:
+        names = [name[:COMM] for name in names]
+    assert lab.kthreads() == sorted(names)
+    for pid, name in lab.guest.threads("cpumap/").items():
+        assert status(lab, pid)["Cpus_allowed_list"] == re.findall(r"\d+", name)[0]
+
+
+def test_it_runs_on_its_cpu(lab: Casework) -> None:
+    lab.steer(lab.cpus)
+    lab.send(frames=400)
+    lab.close()
+    events = [r for r in lab.records(CpumapKthread) if r.processed]
+    assert {event.kthread_cpu for event in events} == set(lab.cpus)
+    assert max(event.processed for event in events) <= 8
+
+
+@pytest.mark.parametrize("cpu", [0, 3])
+def test_an_entry_has_one_kthread_however_often_it_is_replaced(lab: Casework, cpu: int) -> None:
+    run = lab.steer(cpu)
+    for qsize in (1, 16384, 64):
+        run.set(cpu, qsize)
+    assert len(lab.wait_kthreads(1)) == 1
+    lab.send(frames=10)
+    assert lab.close().delivered == 10
