@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 256 << 10
 NAME_CHARACTERS = 80
 SHAPE = "a scenario is a mapping of keys such as entries, traffic and expect"
 

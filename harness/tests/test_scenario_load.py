@@ -148,7 +148,7 @@ def test_names_of_files_become_names(tmp_path: Path) -> None:
         (b"a: 1\nb: \x00\x01", "2:4: the character U+0000 has no place in YAML"),
         ("[" * 100_000, "1:1: nested too deeply"),
         ("{a: " * 5000, "1:1: nested too deeply"),
-        (b"#" * ((1 << 20) + 1), "1:1: more than 1024 KiB"),
+        (b"#" * ((256 << 10) + 1), "1:1: more than 256 KiB"),
     ],
 )
 def test_no_yaml_for_us(tmp_path: Path, text: str | bytes, told: str) -> None:
