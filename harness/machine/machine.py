@@ -70,8 +70,16 @@ class Recipe:
             "kernel": [self.kernel.sha256, self.kernel.boot.name],
             "initramfs": self.initramfs.digest,
             "arguments": [*machine, *append],
+            "cpu": host_cpu() if self.accel.cpu == "host" else self.accel.cpu,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def host_cpu() -> str:
+    """Return what tells this machine's CPU from another: its model and its features."""
+    first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    wanted = ("vendor_id", "cpu family", "model", "stepping", "flags")
+    return "\n".join(line for line in first.splitlines() if line.startswith(wanted))
 
 
 def kernel_hz(config: Path | None) -> int | None:

@@ -7,6 +7,7 @@ digest of all that went in; what its files no longer match is rebuilt, never tru
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import QemuFailed
+from harness.errors import CacheError, QemuFailed
 from harness.landing import land_directory, sweep, take_away, write_atomically
 from harness.machine.machine import Machine, Recipe
 from harness.paths import cache_dir
@@ -111,7 +112,8 @@ def snapshot_of(
                 remedy="check the disk that holds CPUMAP_LAB_CACHE, or use --no-snapshot",
             )
         prune(LIMIT_BYTES, spare=directory)
-    os.utime(directory / "meta.json")  # the time of use, for `prune`
+    with contextlib.suppress(OSError):  # not ours, or pruned by another just now: `clone` tells
+        os.utime(directory / "meta.json")  # the time of use, for `prune`
     return found
 
 
@@ -140,7 +142,8 @@ def prune(limit: int = 0, *, spare: Path | None = None) -> list[Path]:
     """
     root = cache_dir("snapshots")
     sweep(root)
-    entries = sorted((_used(path), path) for path in root.iterdir() if path.is_dir())
+    # what begins with a dot is being built, or taken away, by another
+    entries = sorted((_used(path), path) for path in root.glob("[!.]*") if path.is_dir())
     sizes = {path: _disk_bytes(path) for _, path in entries}
     total, gone = sum(sizes.values()), []
     for _, path in entries:
@@ -169,7 +172,12 @@ def _build(part: Path, recipe: Recipe, prepare: Callable[[Machine], dict[str, An
         "boot_s": round(boot_s, 3),
         "files": {name: _checksum(part / name) for name in ("ram", "state")},
     }
-    (part / "meta.json").write_text(json.dumps(meta))
+    meta = json.loads(json.dumps(meta))
+    (part / "meta.json").write_text(json.dumps({**meta, "seal": _seal(meta)}))
+
+
+def _seal(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def _about(recipe: Recipe) -> dict[str, str]:
@@ -213,6 +221,8 @@ def _load(directory: Path) -> Snapshot | None:
     """Return the snapshot if its files are what they were when it landed."""
     try:
         meta = json.loads((directory / "meta.json").read_text())
+        if meta.pop("seal") != _seal(meta):
+            return None
         files = meta["files"]
         seen = {name: _identity(directory / name) for name in files}
         # Hashing the RAM takes a tenth of a second: once per boot of this machine and file state
@@ -221,9 +231,10 @@ def _load(directory: Path) -> Snapshot | None:
         if not vouched.is_file() or vouched.read_text() != stamp:
             if any(_checksum(directory / name) != known for name, known in files.items()):
                 return None
-            write_atomically(vouched, stamp.encode())
+            with contextlib.suppress(CacheError):  # a full disk does not make it bad
+                write_atomically(vouched, stamp.encode())
         return Snapshot(directory, meta["prepared"], meta["boot_s"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -260,4 +271,8 @@ def _used(path: Path) -> float:
 
 
 def _disk_bytes(path: Path) -> int:
-    return sum(file.stat().st_blocks * 512 for file in path.iterdir())
+    total = 0
+    with contextlib.suppress(FileNotFoundError):  # another takes it away
+        for file in path.iterdir():
+            total += file.stat().st_blocks * 512
+    return total
