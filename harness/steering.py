@@ -61,6 +61,7 @@ class Plan:
         nics: the NICs that frames come in by, each with an XDP program of its own.
         maps: how many cpumaps; the programs take them in turn.
         max_entries: of a cpumap; None is the number of the guest's CPUs.
+        gro: frames may be merged on their way to the stack: the books count segments.
     """
 
     targets: tuple[int, ...]
@@ -73,6 +74,7 @@ class Plan:
     nics: tuple[int, ...] = (0,)
     maps: int = 1
     max_entries: int | None = None
+    gro: bool = False
 
     def __post_init__(self) -> None:
         if self.by not in SELECTORS:
@@ -327,6 +329,7 @@ class Steering:
             # frames of one flow may overtake each other when their entry is replaced
             ordered=all(len(of) == len({entry.cpu for entry in of}) for of in entries),
             intact=self._intact,
+            gro=self.plan.gro,
         )
 
     def wait_rest(self, deadline_s: float | None = None) -> Rest:
@@ -346,7 +349,7 @@ class Steering:
         return rest
 
     def _delivered(self) -> int:
-        return self._arrive["orders"].sum_over_cpus(0, self.guest.cpus)
+        return self._arrive["segments"].sum_over_cpus(0, self.guest.cpus)
 
     def _look(self) -> Rest:
         cpus = self.guest.cpus

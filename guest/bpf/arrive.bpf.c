@@ -12,6 +12,14 @@ struct {
 	__type(value, __u32);
 } answer SEC(".maps");
 
+/* Frames that reached the stack, those that GRO merged counted one by one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} segments SEC(".maps");
+
 SEC("tc")
 int arrive(struct __sk_buff *skb)
 {
@@ -29,7 +37,13 @@ int arrive(struct __sk_buff *skb)
 		count_stray();
 		return TC_ACT_OK;
 	}
-	note_hop(hop, *act, NO_CPU, skb->len);
+	__u32 frames = skb->gso_segs ?: 1;
+	note_hop(hop, frames, *act, NO_CPU, skb->len);
+	/* after the note, as the host counts on it */
+	asm volatile("" ::: "memory");
+	__u64 *n = bpf_map_lookup_elem(&segments, &zero);
+	if (n)
+		*n += frames;
 	return *act;
 }
 

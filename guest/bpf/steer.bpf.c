@@ -81,7 +81,7 @@ int steer(struct xdp_md *ctx)
 	if (!cpu)
 		return XDP_DROP;
 	int verdict = bpf_redirect_map(&cpus, *cpu, how->flags);
-	note_hop(hop, verdict, verdict == XDP_REDIRECT ? *cpu : NO_CPU, end - data);
+	note_hop(hop, 1, verdict, verdict == XDP_REDIRECT ? *cpu : NO_CPU, end - data);
 	/* after the note, as the host counts on it */
 	asm volatile("" ::: "memory");
 	__u32 action = verdict;

@@ -116,11 +116,12 @@ static __always_inline void count_stray(void)
 		*n += 1;
 }
 
-static __always_inline void note_hop(struct hop *hop, __u16 verdict, __u16 to_cpu, __u16 length)
+static __always_inline void note_hop(struct hop *hop, __u32 frames, __u16 verdict, __u16 to_cpu,
+				     __u16 length)
 {
 	__u32 zero = 0, *order = bpf_map_lookup_elem(&orders, &zero);
 
-	__sync_fetch_and_add(&hop->count, 1);
+	__sync_fetch_and_add(&hop->count, frames);
 	hop->cpu = bpf_get_smp_processor_id();
 	hop->verdict = verdict;
 	hop->to_cpu = to_cpu;

@@ -96,10 +96,9 @@ def build_frames(flows: Sequence[Flow], *, first: int = 0) -> Frames:
         flows: each with its number of frames.
         first: the running number to begin with.
     """
-    data, order = [], list(_interleave([flow.frames for flow in flows]))
+    order = list(_interleave([flow.frames for flow in flows]))
     moulds = [_Mould(flow, number) for number, flow in enumerate(flows)]
-    for number, flow in enumerate(order, first):
-        data.append(moulds[flow].cast(number))
+    data = [moulds[flow].cast(number) for number, flow in enumerate(order, first)]
     return Frames(tuple(data), tuple(order), tuple(flow.headers for flow in flows))
 
 
@@ -113,27 +112,46 @@ def _interleave(counts: Sequence[int]) -> Iterator[int]:
 
 
 class _Mould:
-    """A flow's frame with a hole for the running number."""
+    """A flow's frame with holes for the running number and, of TCP, the sequence number."""
 
     def __init__(self, flow: Flow, number: int) -> None:
         frame = _template(flow)
         at = flow.headers
-        self._head = frame[:at] + TAG.pack(TAG_MAGIC, number, 0)[:4]
+        self._payload = flow.size - at
+        self._next = 1
+        self._head = frame[: at - 16] if flow.protocol == "tcp" else frame[: at - 2]
+        self._middle = frame[at - 12 : at - 4] if flow.protocol == "tcp" else None
+        self._flow = TAG.pack(TAG_MAGIC, number, 0)[:4]
         self._tail = frame[at + TAG.size :]
-        self._check_at = at - (2 if flow.protocol == "udp" else 4)
-        # scapy has summed a payload of zeros: take out its complement, add the tag (RFC 1624)
-        check = int.from_bytes(frame[self._check_at : self._check_at + 2], "big")
-        self._sum = (check ^ 0xFFFF) + sum(struct.unpack(">HH", self._head[-4:]))
+        # scapy has summed zeros in the holes: take out its complement, add what goes there
+        # (RFC 1624)
+        check_at = at - (2 if flow.protocol == "udp" else 4)
+        check = int.from_bytes(frame[check_at : check_at + 2], "big")
+        self._sum = (check ^ 0xFFFF) + _words(self._flow)
 
     def cast(self, number: int) -> bytes:
-        """Return the frame with this running number."""
+        """Return the flow's next frame, with this running number."""
         tag = number.to_bytes(4, "little")
-        total = self._sum + (tag[0] << 8 | tag[1]) + (tag[2] << 8 | tag[3])
+        if self._middle is None:
+            return b"".join((self._head, self._check(tag), self._flow, tag, self._tail))
+        sequence = (self._next & 0xFFFFFFFF).to_bytes(4, "big")
+        self._next += self._payload
+        check = self._check(tag + sequence)
+        urgent = b"\0\0"
+        parts = (self._head, sequence, self._middle, check, urgent, self._flow, tag, self._tail)
+        return b"".join(parts)
+
+    def _check(self, holes: bytes) -> bytes:
+        total = self._sum + _words(holes)
         total = (total & 0xFFFF) + (total >> 16)
         total = (total & 0xFFFF) + (total >> 16)
-        check = (total ^ 0xFFFF) or 0xFFFF  # 0 would mean "none" in UDP; TCP takes either
-        head, at = self._head, self._check_at
-        return b"".join((head[:at], check.to_bytes(2, "big"), head[at + 2 :], tag, self._tail))
+        # 0 would mean "none" in UDP; TCP takes either
+        return ((total ^ 0xFFFF) or 0xFFFF).to_bytes(2, "big")
+
+
+def _words(data: bytes) -> int:
+    """Return the sum of the 16-bit big-endian words."""
+    return sum(struct.unpack(f">{len(data) // 2}H", data))
 
 
 @lru_cache(maxsize=256)
@@ -146,6 +164,6 @@ def _template(flow: Flow) -> bytes:
     if flow.vlan is not None:
         packet /= Dot1Q(vlan=flow.vlan)
     packet /= IP(src=flow.source, dst=flow.destination, id=0, flags="DF")
-    packet /= UDP() if flow.protocol == "udp" else TCP(flags="A", seq=1, ack=1)
+    packet /= UDP() if flow.protocol == "udp" else TCP(flags="A", seq=0, ack=1)
     packet.sport, packet.dport = flow.source_port, flow.destination_port
     return bytes(packet / bytes(flow.size - flow.headers))

@@ -1,0 +1,60 @@
+"""From 6.15 the kthread hands frames to GRO: it merges what belongs together and keeps nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from harness.casework import Casework
+
+GRO_SINCE = (6, 15)
+"""4f8ab26a034f, "bpf: cpumap: switch to GRO from netif_receive_skb_list"."""
+BURST = 32
+
+
+def merged(lab: Casework) -> list[int]:
+    """Return how many segments each skb had that reached the stack."""
+    return [hop.count for hop in lab.run.arrivals() if hop.count]
+
+
+def queue_flows(lab: Casework, flows: int, frames: int) -> None:
+    """Queue the frames of TCP flows at CPU 2, then let its kthread take them all at once."""
+    run = lab.steer(2, gro=True, socket=False)
+    with lab.hold(2):
+        run.send(
+            [
+                run.flow(frames, protocol="tcp", size=200, source_port=40000 + number)
+                for number in range(flows)
+            ]
+        )
+        run.wait_offered()
+
+
+@pytest.mark.parametrize("flows", [1, 3])
+def test_segments_of_a_flow_are_merged(lab: Casework, flows: int) -> None:
+    queue_flows(lab, flows, BURST // flows)
+    frames = BURST // flows * flows
+    assert lab.close().delivered == frames
+    if lab.kernel >= GRO_SINCE:
+        assert merged(lab) == [BURST // flows] * flows
+    else:
+        assert merged(lab) == [1] * frames
+
+
+def test_a_lone_segment_is_not_held_back(lab: Casework) -> None:
+    run = lab.steer(2, gro=True, socket=False)
+    for number in range(3):
+        run.send([run.flow(1, protocol="tcp", size=200, source_port=40000 + number)])
+        assert run.wait_rest()
+    assert lab.close().delivered == 3
+
+
+def test_datagrams_are_not_merged(lab: Casework) -> None:
+    run = lab.steer(2, gro=True)
+    with lab.hold(2):
+        lab.send(frames=BURST)
+        run.wait_offered()
+    assert lab.close().socket == BURST
+    assert merged(lab) == [1] * BURST
