@@ -22,6 +22,7 @@ COMMANDS = {
         "List and prune the frozen guests that runs are cloned from.",
     ),
     "qemu": ("harness.machine.fetch_cli", "Fetch and show the QEMU that runs the guests."),
+    "doctor": ("harness.doctor", "Say what is here, what is missing, and what to do about it."),
     "bench": (
         "harness.bench.cli",
         "Measure boot, clone and traffic here, and say what limits them.",
@@ -90,6 +91,7 @@ def cpumap_lab() -> None:
       cpumap-lab kernels fetch debian:6.12 debian:7.3-rt
       cpumap-lab snapshots prune
       cpumap-lab qemu show
+    cpumap-lab doctor
 
     Fetched kernels, snapshots and results live in $CPUMAP_LAB_CACHE (by default in cpumap-lab in
     the XDG cache directory).
