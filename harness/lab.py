@@ -14,7 +14,7 @@ from harness.images import build_initramfs
 from harness.kernels import remembered, resolve
 from harness.landing import take_away
 from harness.machine.accel import choose_accel
-from harness.machine.machine import Machine, Recipe
+from harness.machine.machine import Machine, Recipe, is_owned
 from harness.machine.qemu import find_qemu
 from harness.machine.snapshot import Snapshot, clone, snapshot_of
 from harness.paths import built, built_objects, cache_dir
@@ -154,8 +154,11 @@ def sweep_runs() -> None:
     """Remove the files of runs whose harness was killed."""
     for directory in cache_dir("run").iterdir():
         owner = directory.name.partition("-")[0]
-        if owner.isdigit() and not _is_alive(int(owner)):
-            shutil.rmtree(directory, ignore_errors=True)
+        if not owner.isdigit() or _is_alive(int(owner)):
+            continue
+        with contextlib.suppress(OSError):  # another sweeps as well
+            if not is_owned(directory):
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 def _is_alive(pid: int) -> bool:

@@ -87,7 +87,7 @@ def _run_canary(qemu: Qemu, canary: Path, accel: list[str], limit_s: float) -> T
     bare = ["-nodefaults", "-no-user-config", "-display", "none", "-m", "64M", "-no-reboot"]
     leave = ["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel", str(canary)]
     argv = [str(qemu.binary), *qemu.args, *accel, *bare, *leave]
-    with tempfile.TemporaryDirectory(prefix="accel-", dir=cache_dir("run")) as scratch:
+    with tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=cache_dir("run")) as scratch:
         start = time.monotonic()
         try:
             process = Process(argv, env=qemu.env, pass_fds=(), log=Path(scratch) / "qemu.log")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -75,6 +76,25 @@ class Recipe:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def own(directory: Path) -> int:
+    """Keep others from sweeping a directory away, until the descriptor returned is closed."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+def is_owned(directory: Path) -> bool:
+    """Tell whether a running harness owns a directory, be it in another container."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def host_cpu() -> str:
     """Return what tells this machine's CPU from another: its model and its features."""
     first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
@@ -118,6 +138,7 @@ class Machine:
         with contextlib.ExitStack() as undo:
             self.directory = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=cache_dir("run")))
             undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            undo.callback(os.close, own(self.directory))
             ours, theirs = zip(*(socket.socketpair() for _ in range(2)), strict=True)
             count = recipe.topology.nics
             kind = (socket.AF_UNIX, socket.SOCK_DGRAM)
