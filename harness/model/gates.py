@@ -1,0 +1,140 @@
+"""Since which version a kernel behaves how: the one table of it.
+
+A gate holds from `since` on, and in older series from the stable release that took the change.
+"Booted" names the kernels on which the cases have seen either side of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One change of behaviour.
+
+    Attributes:
+        what: how a kernel behaves where the gate holds.
+        since: first version in which it holds.
+        source: commit that brought it.
+        evidence: how that is known.
+        backports: stable releases that took the commit, one per series.
+    """
+
+    what: str
+    since: tuple[int, ...]
+    source: str
+    evidence: str
+    backports: tuple[tuple[int, int, int], ...] = ()
+
+    def holds(self, kernel: tuple[int, ...]) -> bool:
+        """Return whether a kernel of these version numbers has it."""
+        if kernel >= self.since:
+            return True
+        return any(kernel[:2] == fix[:2] and kernel >= fix for fix in self.backports)
+
+
+# -- the control plane
+
+MEMORY_BY_MEMCG = Gate(
+    "a map is charged to its memory cgroup, not to RLIMIT_MEMLOCK",
+    (5, 11),
+    "711cabaf1432, bpf: Eliminate rlimit-based memory accounting for cpumap maps",
+    "booted: 5.10 without, 6.1 with",
+)
+STACK_KNOWS_CPUMAP_GENERIC = Gate(
+    "generic XDP redirects into a cpumap, and a program that uses one with programs may attach",
+    (5, 15),
+    "11941f8a8536, bpf: cpumap: Implement generic cpumap",
+    "booted: 5.10 without, 6.1 with",
+)
+FRAGS = Gate(
+    "XDP programs may be loaded with BPF_F_XDP_HAS_FRAGS, and a map is of one kind of them",
+    (5, 18),
+    "c2f2cdbeffda, bpf: introduce BPF_F_XDP_HAS_FRAGS; f45d5b6ce2e8, bpf: generalise tail call "
+    "map compatibility check",
+    "booted: 5.10 without, 6.1 with",
+)
+DESCRIPTOR_SUFFICES = Gate(
+    "with kernel.unprivileged_bpf_disabled set, a task without CAP_BPF may use a map's descriptor",
+    (5, 19),
+    "c8644cd0efe7, bpf: refine kernel.unprivileged_bpf_disabled behaviour",
+    "booted: 5.10 without, 6.1 with",
+)
+MEM_USAGE = Gate(
+    "fdinfo's memlock is what cpu_map_mem_usage says, not an estimate in pages",
+    (6, 4),
+    "835f1fca9513, bpf: cpumap memory usage",
+    "booted: 6.1 without, 6.12 with",
+)
+RIGHTS_CHECKED_IN_CREATE = Gate(
+    "a malformed BPF_MAP_CREATE is EINVAL before a missing right is EPERM",
+    (6, 4),
+    "1d28635abcf1, bpf: Move unprivileged checks into map_create() and bpf_prog_load()",
+    "booted: 6.1 without, 6.12 with",
+)
+DEV_BOUND = Gate(
+    "XDP programs may be bound to a device (BPF_F_XDP_DEV_BOUND_ONLY)",
+    (6, 3),
+    "2b3486bc2d23, bpf: Introduce device-bound XDP programs",
+    "booted: 6.1 without, 6.12 with",
+)
+DEV_BOUND_REDIRECTOR = Gate(
+    "a program bound to a device may redirect into a cpumap",
+    (6, 16),
+    "714070c4cb7a, bpf: Allow XDP dev-bound programs to perform XDP_REDIRECT into maps",
+    "booted: 6.12.117 and 6.16 with",
+    ((6, 12, 35),),
+)
+FREEZE_ASKS_RIGHTS = Gate(
+    "BPF_MAP_FREEZE asks for the right to write, which a frozen map gives nobody",
+    (6, 5),
+    "4266f41feaee, bpf: Fix bad unlock balance on freeze_mutex, and what it repairs",
+    "booted: 6.1 without, 6.12 with",
+)
+PROGRAM_ERRNO = Gate(
+    "an update refuses a bad program with its own errno, not with ENOMEM",
+    (7, 0),
+    "48e11bad9a1f, bpf: cpumap: propagate underlying error in cpu_map_update_elem()",
+    "booted: 6.18 without, 7.2 with",
+)
+FLAGS_BEFORE_POINTERS = Gate(
+    "an update with flags for per-CPU maps is EINVAL before a bad pointer is EFAULT",
+    (7, 0),
+    "c6936161fd55, bpf: Add common attr support for BPF_F_CPU and BPF_F_ALL_CPUS flags",
+    "booted: 6.18 without, 7.2 with",
+)
+
+# -- the data path
+
+LIST_DELIVERY = Gate(
+    "the kthread hands the stack a list: skbs first, then frames",
+    (5, 13),
+    "bb0247807744, bpf: cpumap: implement bulk receive",
+    "read: 6.1, 6.12",
+)
+UPDATE_WAITS = Gate(
+    "an update returns when its new kthread has run",
+    (6, 5),
+    "640a604585aa, bpf, cpumap: Make sure kthread is running before map update returns",
+    "booted: 5.10 without, 6.1.192 with",
+    ((6, 1, 45), (6, 4, 10)),
+)
+TRACED_BEFORE_STACK = Gate(
+    "xdp_cpumap_kthread is traced before the stack receives",
+    (6, 12),
+    "23dc9867329c, bpf, cpumap: Move xdp:xdp_cpumap_kthread tracepoint before rcv",
+    "booted: 6.1 without, 7.3 with",
+)
+GRO = Gate(
+    "the kthread delivers through GRO: frames first, then skbs, each skb run through the program",
+    (6, 15),
+    "4f8ab26a034f, 57efe762cd3c, bpf: cpumap: switch to GRO, reuse skb array",
+    "booted: 6.1 without, 7.3 with",
+)
+FRAME_EXCEPTIONS = Gate(
+    "XDP_ABORTED and unknown actions of an entry's program on a frame are traced as exceptions",
+    (7, 0),
+    "unknown; not in 6.12, there in 7.2",
+    "read: 6.12 without, 7.2 with",
+)
