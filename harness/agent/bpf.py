@@ -9,21 +9,30 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from harness.agent import insns
 from harness.agent.syscalls import Buffer, Result, Started, Syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAP_CREATE, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, MAP_DELETE_ELEM, MAP_GET_NEXT_KEY = range(5)
-OBJ_GET_INFO_BY_FD = 15
-MAP_LOOKUP_BATCH = 24
+PROG_LOAD, OBJ_PIN, OBJ_GET = 5, 6, 7
+PROG_TEST_RUN = 10
+PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID, OBJ_GET_INFO_BY_FD = 13, 14, 15
+BTF_LOAD = 18
+MAP_LOOKUP_AND_DELETE_ELEM, MAP_FREEZE = 21, 22
+MAP_LOOKUP_BATCH, MAP_LOOKUP_AND_DELETE_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = range(24, 28)
 LINK_CREATE = 28
 MAP_TYPE_CPUMAP = 16
 ATTACH_XDP = 37
 XDP_MODES = {"generic": 1 << 1, "native": 1 << 2}
 """XDP_FLAGS_SKB_MODE and XDP_FLAGS_DRV_MODE."""
+PROG_TYPE_SOCKET_FILTER, PROG_TYPE_XDP = 1, 6
+ATTACH_XDP_CPUMAP = 35
+F_XDP_HAS_FRAGS, F_XDP_DEV_BOUND_ONLY = 1 << 5, 1 << 6
 ATTR_BYTES = 128
 INFO_BYTES = 256
+LOG_BYTES = 1 << 14
 
 
 def bpf(
@@ -188,6 +197,42 @@ class Map(Descriptor):
         return key.to_bytes(self.key_size, "little")
 
 
+def create_map(
+    calls: Syscalls,
+    *,
+    max_entries: int,
+    type: int = MAP_TYPE_CPUMAP,
+    key_size: int = 4,
+    value_size: int = 8,
+    flags: int = 0,
+    inner_fd: int = 0,
+    numa_node: int = 0,
+    name: str = "",
+    ifindex: int = 0,
+    btf: tuple[int, int, int] = (0, 0, 0),
+    extra: int = 0,
+) -> Result:
+    """BPF_MAP_CREATE: return what the kernel answers; its value is the descriptor.
+
+    Args:
+        calls: the agent.
+        max_entries: as all the others, a field of `union bpf_attr`.
+        type: `enum bpf_map_type`.
+        key_size: bytes of a key.
+        value_size: bytes of a value.
+        flags: `map_flags`.
+        inner_fd: the map that inner maps must be like.
+        numa_node: heeded with BPF_F_NUMA_NODE.
+        name: 15 characters at most.
+        ifindex: the device to offload to.
+        btf: descriptor, type of the key, type of the value.
+        extra: `map_extra`.
+    """
+    front = struct.pack("<7I16s5IQ", type, key_size, value_size, max_entries, flags, inner_fd,
+                        numa_node, name.encode(), ifindex, *btf, 0, extra)  # fmt: skip
+    return bpf(calls, MAP_CREATE, front)
+
+
 class CpuMap(Map):
     """A BPF_MAP_TYPE_CPUMAP of (qsize, program) values.
 
@@ -199,11 +244,8 @@ class CpuMap(Map):
         self, calls: Syscalls, *, max_entries: int, value_size: int = 8, name: str = "cpus"
     ) -> None:
         # libbpf calls a shared map by the kernel's name of it
-        front = struct.pack(
-            "<IIIIIII16s", MAP_TYPE_CPUMAP, 4, value_size, max_entries, 0, 0, 0, name.encode()
-        )
-        result = bpf(calls, MAP_CREATE, front).must("BPF_MAP_CREATE of a cpumap")
-        fd = result.value
+        result = create_map(calls, value_size=value_size, max_entries=max_entries, name=name)
+        fd = result.must("BPF_MAP_CREATE of a cpumap").value
         super().__init__(calls, fd, key_size=4, value_size=value_size, max_entries=max_entries)
 
     def value(self, qsize: int, prog: Program | None = None) -> bytes:
@@ -242,6 +284,45 @@ def attach_xdp(calls: Syscalls, prog: Program, ifindex: int, mode: str) -> Link:
     front = struct.pack("<IIII", prog.fd, ifindex, ATTACH_XDP, XDP_MODES[mode])
     result = bpf(calls, LINK_CREATE, front)
     return Link(calls, result.must(f"attach of XDP in {mode} mode").value)
+
+
+def load_program(
+    calls: Syscalls,
+    code: bytes,
+    *,
+    type: int = PROG_TYPE_XDP,
+    attach_type: int = ATTACH_XDP,
+    flags: int = 0,
+    ifindex: int = 0,
+) -> tuple[Result, str]:
+    """Load a program of a few instructions (BPF_PROG_LOAD), whatever the kernel says to it.
+
+    Args:
+        calls: the agent.
+        code: its instructions; `harness.agent.insns` writes them.
+        type: `enum bpf_prog_type`.
+        attach_type: `enum bpf_attach_type`, the one expected.
+        flags: BPF_F_XDP_HAS_FRAGS and the like.
+        ifindex: of the device that it is bound to, if it is.
+
+    Returns:
+        The answer, whose value is the descriptor, and the verifier's log.
+    """
+    log = Buffer(LOG_BYTES, returned=True)
+    front = struct.pack("<IIQQIIQII16sII", type, len(code) // 8, 0, 0, 1, LOG_BYTES, 0, 0, flags,
+                        b"", ifindex, attach_type)  # fmt: skip
+    result = bpf(calls, PROG_LOAD, front, {8: Buffer(code), 16: Buffer(b"GPL\0"), 32: log})
+    return result, log.content.rstrip(b"\0").decode("utf-8", "replace")
+
+
+def load_verdict(calls: Syscalls, verdict: int, **how: int) -> Program:
+    """Load a program that answers the same to every frame; `how` as for `load_program`.
+
+    Raises:
+        GuestError: the kernel refuses it.
+    """
+    result, log = load_program(calls, insns.answer(verdict), **how)
+    return Program(calls, result.must(f"BPF_PROG_LOAD: {log}").value)
 
 
 def load_object(

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 # arch/x86/entry/syscalls/syscall_64.tbl
 NR = {
     "close": 3,
+    "mmap": 9,
     "ioctl": 16,
+    "dup": 32,
     "socket": 41,
     "sendto": 44,
     "bind": 49,
@@ -25,9 +27,11 @@ NR = {
     "kill": 62,
     "readlink": 89,
     "syslog": 103,
+    "capset": 126,
     "sched_setscheduler": 144,
     "sched_setaffinity": 203,
     "openat": 257,
+    "prlimit64": 302,
     "bpf": 321,
 }
 
