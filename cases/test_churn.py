@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
+import pytest
+
 from harness.entries import load_verdicts
 from harness.trace.events import XdpAction
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from harness.casework import Casework
     from harness.steering import Steering
 
+pytestmark = pytest.mark.machine(append="slub_debug=FZPU")
+"""A use after free is seen by the allocator's own marks."""
 FRAMES = 12000
 RATE = 6000
 QSIZES = (1, 8, 64, 192, 1024)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 FULL_NAMES_SINCE = (5, 17)
 """d6986ce24fc0: /proc/PID/comm of a kthread is not cut off any more."""
 COMM = 15
+UPDATE_WAITS_SINCE = (6, 5)
+UPDATE_WAITS_STABLE = {(6, 1): 45}
+"""640a604585aa, "bpf, cpumap: Make sure kthread is running before map update returns"."""
 
 
 def status(lab: Casework, pid: int) -> dict[str, str]:
@@ -48,5 +51,19 @@ def test_an_entry_has_one_kthread_however_often_it_is_replaced(lab: Casework, cp
     for qsize in (1, 16384, 64):
         run.set(cpu, qsize)
     assert len(lab.wait_kthreads(1)) == 1
+    lab.send(frames=10)
+    assert lab.close().delivered == 10
+
+
+def test_an_update_waits_for_the_kthreads_first_run(lab: Casework) -> None:
+    lab.needs(UPDATE_WAITS_SINCE, "an update waits for its kthread", backports=UPDATE_WAITS_STABLE)
+    run = lab.steer(3)
+    with lab.hold(3):
+        update = run.start_set(3, qsize=64)
+        assert len(lab.wait_kthreads(2)) == 2
+        for _ in range(50):  # long enough for the update to return, were it not waiting
+            lab.guest.read("/proc/uptime")
+        assert not run.has_ended(update)
+    run.finish_set(update)
     lab.send(frames=10)
     assert lab.close().delivered == 10

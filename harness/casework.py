@@ -98,10 +98,22 @@ class Casework:
         tracer.drain()
         return [record for record in tracer.trace().records if isinstance(record, kind)]
 
+    def needs(
+        self,
+        since: tuple[int, int],
+        what: str,
+        *,
+        backports: Mapping[tuple[int, int], int] | None = None,
+    ) -> None:
+        """Skip the case on kernels before a version, but for stable ones that were given it."""
+        series, patch = self.kernel[:2], self.kernel[2]
+        if series < since and patch < (backports or {}).get(series, patch + 1):
+            pytest.skip(f"{what}: since {since[0]}.{since[1]}")
+
     def needs_mode(self, mode: str) -> None:
         """Skip the case where this kernel's XDP mode cannot redirect into a cpumap."""
-        if mode == "generic" and self.kernel < GENERIC_SINCE:
-            pytest.skip("generic XDP redirects into a cpumap since 5.15")
+        if mode == "generic":
+            self.needs(GENERIC_SINCE, "generic XDP redirects into a cpumap")
 
     def wait_for(self, met: Callable[[], bool]) -> None:
         """Wait until a condition is met, or the case's patience is over: assert it afterwards."""

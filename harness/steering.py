@@ -213,6 +213,10 @@ class Steering:
         self._entries[0].append(Entry(cpu))
         return self.cpumap.start_update(cpu, self.cpumap.value(qsize), calls=aside)
 
+    def has_ended(self, started: Started) -> bool:
+        """Tell whether `start_set` has been answered."""
+        return self.guest.calls.link.is_answered(started.ticket)
+
     def finish_set(self, started: Started) -> None:
         """Wait for `start_set` to end.
 

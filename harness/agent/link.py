@@ -120,6 +120,15 @@ class Link:
         errno, why = result
         raise GuestError(f"{ticket.op} failed in the guest with errno {errno}: {why}", errno=errno)
 
+    def is_answered(self, ticket: Ticket) -> bool:
+        """Tell whether a request's answer has come; `wait` still returns it.
+
+        Raises:
+            AgentLost: the link is closed.
+        """
+        self._pull(0, ticket.op)
+        return (ticket.task, ticket.seq) in self._answers
+
     def _push(self, data: bytes, deadline: float, op: str) -> None:
         view = memoryview(data)
         while view:

@@ -1,0 +1,62 @@
+"""What the map drops, delivers or forgets goes back to where it came from."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from harness.casework import Casework
+
+FRAMES = 20000
+ROUNDS = 150
+LEAK_KIB = 12 * 1024
+"""More than a healthy guest's memory moves; less than a fifth of what is at stake."""
+
+
+def free_kib(lab: Casework) -> int:
+    """Return the guest's free memory, with what the kernel can give back counted as free."""
+    lab.guest.write("/proc/sys/vm/drop_caches", "3")
+    lab.guest.write("/proc/sys/vm/compact_memory", "1")
+    meminfo = lab.guest.read("/proc/meminfo")
+    found = re.search(r"^MemFree:\s+(\d+)", meminfo, re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+def wait_returned(lab: Casework, before: int) -> int:
+    """Wait until memory is back, and return how much is not."""
+    lab.wait_for(lambda: before - free_kib(lab) < LEAK_KIB)
+    return before - free_kib(lab)
+
+
+@pytest.mark.parametrize("mode", ["native", "generic"])
+def test_dropped_frames_are_freed(lab: Casework, mode: str) -> None:
+    lab.needs_mode(mode)
+    run = lab.steer(3, entries={3: 1}, mode=mode, socket=False)
+    before = free_kib(lab)
+    with lab.hold(3):
+        lab.send(frames=FRAMES)
+        run.wait_offered()
+    books = lab.close()
+    assert books.queue_drops == FRAMES - 1
+    assert wait_returned(lab, before) < LEAK_KIB
+
+
+def test_delivered_frames_are_freed(lab: Casework) -> None:
+    lab.steer(lab.cpus, entries=dict.fromkeys(lab.cpus, 16384), socket=False)
+    before = free_kib(lab)
+    lab.send(frames=FRAMES)
+    assert lab.close().delivered == FRAMES
+    assert wait_returned(lab, before) < LEAK_KIB
+
+
+def test_entries_that_go_are_freed(lab: Casework) -> None:
+    run = lab.steer(3)
+    before = free_kib(lab)
+    for _ in range(ROUNDS):
+        run.set(3, 16384)  # a ring of 128 KiB
+    assert len(lab.wait_kthreads(1)) == 1
+    assert wait_returned(lab, before) < LEAK_KIB
