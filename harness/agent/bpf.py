@@ -23,12 +23,12 @@ BTF_LOAD = 18
 MAP_LOOKUP_AND_DELETE_ELEM, MAP_FREEZE = 21, 22
 MAP_LOOKUP_BATCH, MAP_LOOKUP_AND_DELETE_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = range(24, 28)
 LINK_CREATE = 28
-MAP_TYPE_CPUMAP = 16
+MAP_TYPE_ARRAY_OF_MAPS, MAP_TYPE_HASH_OF_MAPS, MAP_TYPE_CPUMAP = 12, 13, 16
 ATTACH_XDP = 37
 XDP_MODES = {"generic": 1 << 1, "native": 1 << 2}
 """XDP_FLAGS_SKB_MODE and XDP_FLAGS_DRV_MODE."""
 PROG_TYPE_SOCKET_FILTER, PROG_TYPE_XDP = 1, 6
-ATTACH_XDP_CPUMAP = 35
+ATTACH_XDP_DEVMAP, ATTACH_XDP_CPUMAP = 33, 35
 F_XDP_HAS_FRAGS, F_XDP_DEV_BOUND_ONLY = 1 << 5, 1 << 6
 ATTR_BYTES = 128
 INFO_BYTES = 256
@@ -323,6 +323,17 @@ def load_verdict(calls: Syscalls, verdict: int, **how: int) -> Program:
     """
     result, log = load_program(calls, insns.answer(verdict), **how)
     return Program(calls, result.must(f"BPF_PROG_LOAD: {log}").value)
+
+
+def run_program(calls: Syscalls, prog: Program, frame: bytes = bytes(64)) -> tuple[Result, int]:
+    """Run a program on one frame (BPF_PROG_TEST_RUN): the answer, and what the program returned.
+
+    What it returns is not carried out: XDP_REDIRECT goes nowhere.
+    """
+    front = struct.pack("<IIIIQQI", prog.fd, 0, len(frame), 0, 0, 0, 1)
+    union = Buffer(front.ljust(ATTR_BYTES, b"\0"), returned=True, pointers={16: Buffer(frame)})
+    result = calls.raw("bpf", PROG_TEST_RUN, union, ATTR_BYTES)
+    return result, int(struct.unpack_from("<I", union.content, 4)[0])
 
 
 def load_object(

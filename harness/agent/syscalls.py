@@ -25,6 +25,7 @@ NR = {
     "setsockopt": 54,
     "wait4": 61,
     "kill": 62,
+    "unlink": 87,
     "readlink": 89,
     "syslog": 103,
     "capset": 126,
