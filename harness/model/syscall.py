@@ -107,6 +107,13 @@ class MapFile:
             return errno.EPERM
         return ENOTSUPP
 
+    def bpf_map_mmap(self) -> int:
+        """Answer for a read-only mmap(2): a cpumap has no memory of user space's.
+
+        A descriptor that may not be read is refused before it comes to the map (mm/mmap.c).
+        """
+        return ENOTSUPP if self.may_read else errno.EACCES
+
 
 def map_create(facts: Facts, attr: MapAttr, task: Task | None = None) -> tuple[int, MapFile | None]:
     """BPF_MAP_CREATE of a cpumap: errno, and the map's descriptor."""

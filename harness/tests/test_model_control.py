@@ -37,7 +37,7 @@ ALL = (V510, V61, V612, V618, V72, V73)
 BEFORE_7, SINCE_7 = ALL[:4], ALL[4:]
 NOEXIST, EXIST, LOCK = 1, 2, 4
 NUMA = 4
-DEVMAP = 30
+DEVMAP = 33
 
 
 def a_map(kernel: tuple[int, ...] = V73, **attr: int) -> CpuMap:
@@ -326,6 +326,7 @@ def test_there_are_no_batches() -> None:
     reader = MapFile(a_map(), BPF_F_RDONLY)
     assert reader.bpf_map_do_batch(reads=True, writes=True) == errno.EPERM
     assert reader.bpf_map_do_batch(reads=True, writes=False) == ENOTSUPP
+    assert reader.bpf_map_mmap() == ENOTSUPP
 
 
 @pytest.mark.parametrize("kernel", ALL)
