@@ -1,0 +1,84 @@
+"""What a program can do with a cpumap: redirect into it, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.agent import insns
+from harness.agent.bpf import load_program
+from harness.answers import Answers
+
+if TYPE_CHECKING:
+    from harness.casework import Casework
+
+EINVAL = 22
+HELPERS = {
+    "bpf_map_lookup_elem": insns.MAP_LOOKUP_ELEM,
+    "bpf_map_update_elem": insns.MAP_UPDATE_ELEM,
+    "bpf_map_delete_elem": insns.MAP_DELETE_ELEM,
+    "bpf_map_push_elem": insns.MAP_PUSH_ELEM,
+    "bpf_map_pop_elem": insns.MAP_POP_ELEM,
+    "bpf_map_peek_elem": insns.MAP_PEEK_ELEM,
+}
+STACK = b"".join(insns.store(offset, 0) for offset in (-16, -12, -8, -4))
+
+
+def with_map_first(helper: int, fd: int) -> bytes:
+    """Return a program that calls helper(map, &key, &value, 0)."""
+    return b"".join(
+        (
+            STACK,
+            insns.load_map(insns.R1, fd),
+            insns.copy(insns.R2, insns.R10),
+            insns.add(insns.R2, -16),
+            insns.copy(insns.R3, insns.R10),
+            insns.add(insns.R3, -8),
+            insns.mov(insns.R4, 0),
+            insns.call(helper),
+            insns.answer(2),
+        )
+    )
+
+
+@pytest.mark.parametrize("value_size", [4, 8])
+def test_the_verifier_refuses_every_other_helper(lab: Casework, value_size: int) -> None:
+    with Answers(lab) as ask:
+        cpumap = ask.cpumap(value_size=value_size)
+        for name, helper in HELPERS.items():
+            result, log = load_program(ask.calls, with_map_first(helper, cpumap.fd), attach_type=0)
+            ask.check(f"load of a program that calls {name}", EINVAL, result.errno)
+            refused = f"cannot pass map_type 16 into func {name}#{helper}"
+            ask.check(f"the verifier on {name}", refused, refused if refused in log else log)
+        jump = b"".join(
+            (
+                insns.load_map(insns.R2, cpumap.fd),
+                insns.mov(insns.R3, 0),
+                insns.call(insns.TAIL_CALL),
+                insns.answer(2),
+            )
+        )
+        result, _ = load_program(ask.calls, jump, attach_type=0)
+        ask.check("load of a program that jumps through it", EINVAL, result.errno)
+
+
+@pytest.mark.parametrize("value_size", [4, 8])
+def test_redirect_answers_by_entry_and_flags(lab: Casework, value_size: int) -> None:
+    """The low two bits name the action for a missing entry; any other bit is an error."""
+    with Answers(lab) as ask:
+        cpumap = ask.cpumap(value_size=value_size)
+        cpumap.update(1)
+        for flags in (0, 1, 2, 3, 4, 5, 7, 8, 16, 24, 1 << 31, 1 << 32, 1 << 63):
+            for key in (1, 2, 4):
+                ask.redirects(cpumap, key, flags)
+
+
+def test_redirect_takes_keys_of_32_bits(lab: Casework) -> None:
+    with Answers(lab) as ask:
+        cpumap = ask.cpumap()
+        cpumap.update(1)
+        for key in (0, 1, 3, 4, 5, (1 << 31) + 1, (1 << 32) - 1, (1 << 32) + 1, (1 << 63) + 1):
+            ask.redirects(cpumap, key, flags=2)
+        cpumap.delete(1)
+        ask.redirects(cpumap, 1, flags=2)
