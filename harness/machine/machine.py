@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from dataclasses import dataclass
@@ -15,14 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pexpect
-from qemu.qmp.error import QMPError
-from qemu.qmp.legacy import QEMUMonitorProtocol
-from qemu.qmp.qmp_client import ExecuteError
 
 from harness.agent.link import Link
-from harness.errors import BootFailed, LabError, QemuFailed
+from harness.errors import BootFailed, CacheError, LabError, QemuFailed
 from harness.machine import command
 from harness.machine.console import Console
+from harness.machine.monitor import Monitor
 from harness.machine.process import Process
 from harness.machine.splats import Splat, find_splats
 from harness.paths import cache_dir
@@ -40,6 +39,18 @@ PHASES: tuple[tuple[str, str, float], ...] = (
     ("agent", r"cpumap-lab: agent ready", 60.0),
 )
 """Each phase of a boot: what shows that it was reached, and its deadline in seconds at pace 1."""
+REMEDIES = {
+    "none": "see `cpumap-lab qemu show`: is it a whole QEMU? Unset CPUMAP_LAB_QEMU if it is set",
+    "firmware": "is it a kernel for x86-64 that is whole? Build or copy it again",
+    "kernel": "check what was added to its command line; the console tells how far it came",
+    "init": "check that the kernel has the drivers built in or as modules beside it "
+    "(virtio_pci, virtio_console, virtio_net), and what was added to its command line",
+    "agent": "the console tells what the agent stumbled over",
+    "died": "the kernel tells why; check what was added to its command line",
+}
+"""What to do about a boot that failed, by the last phase reached."""
+LAST_BREATH_S = 0.5
+"""What QEMU may take to end after it has closed its monitor."""
 HELLO_S = 30.0
 CALL_S = 60.0
 DEATH = r"Kernel panic - not syncing|end Kernel panic"
@@ -134,7 +145,6 @@ class Machine:
         incoming: bool = False,
     ) -> None:
         self.recipe = recipe
-        self._qmp: QEMUMonitorProtocol | None = None
         with contextlib.ExitStack() as undo:
             self.directory = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=cache_dir("run")))
             undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
@@ -146,13 +156,14 @@ class Machine:
             self.nics = tuple(mine for mine, _ in nics)
             for end in (*ours, *self.nics):
                 undo.callback(end.close)
+            self._ram = ram or self.directory / "ram"
             wiring = command.Wiring(
                 agent=theirs[0].fileno(),
                 qmp=theirs[1].fileno(),
                 nics=tuple(other.fileno() for _, other in nics),
                 console=self.directory / "console.log",
                 firmware=self.directory / "firmware.log",
-                ram=ram or self.directory / "ram",
+                ram=self._ram,
             )
             self.argv = [
                 str(recipe.qemu.binary),
@@ -176,7 +187,8 @@ class Machine:
             undo.callback(self.process.kill)
             self.console = Console(wiring.console, self.process.alive)
             self._firmware = Console(wiring.firmware, self.process.alive)
-            self._monitor = ours[1]
+            self._monitor = Monitor(ours[1], deadline_s=CALL_S * recipe.accel.pace)
+            undo.callback(self._monitor.close)
             self.link = Link(ours[0], deadline_s=CALL_S * recipe.accel.pace)
             self._undo = undo.pop_all()
 
@@ -188,10 +200,6 @@ class Machine:
 
     def close(self) -> None:
         """End QEMU and remove its files."""
-        if self._qmp is not None:
-            with contextlib.suppress(QMPError, OSError, EOFError):
-                self._qmp.close()
-            self._qmp = None
         self.console.close()
         self._firmware.close()
         self.link.close()
@@ -225,6 +233,8 @@ class Machine:
             self._boot_failed(reached, error.message)
 
     def _boot_failed(self, phase: str, what: str) -> None:
+        if error := self.no_room():
+            raise error
         text = self.console.text()
         splats = find_splats(text)
         tail = self.console.tail() or "(nothing)"
@@ -237,8 +247,7 @@ class Machine:
             phase=phase,
             console=text,
             crashed=bool(splats),
-            remedy="check that the kernel has the drivers built in or as modules beside it "
-            "(virtio_pci, virtio_console, virtio_net), and --append",
+            remedy=REMEDIES["died" if splats else phase],
         )
 
     def qmp(self, name: str, **arguments: Any) -> Any:
@@ -248,14 +257,25 @@ class Machine:
             QemuFailed: QEMU refused the command or has gone.
         """
         try:
-            if self._qmp is None:
-                self._qmp = QEMUMonitorProtocol(self._monitor)
-                self._qmp.connect()
-            return self._qmp.cmd(name, **arguments)
-        except ExecuteError as error:
-            raise QemuFailed(f"QEMU refused {name}: {error}") from error
-        except (QMPError, OSError, EOFError) as error:
-            raise QemuFailed(f"QMP {name} failed: {error}; {self.process.failure()}") from error
+            return self._monitor.command(name, arguments)
+        except QemuFailed as error:
+            if self.process.wait(LAST_BREATH_S) is None:
+                raise
+            raise QemuFailed(f"{error.message}; {self.process.failure()}") from error
+
+    def no_room(self) -> CacheError | None:
+        """Return an error if QEMU died because there is no room for the file behind its RAM.
+
+        A full disk is a SIGBUS to who writes to such memory, and a limit a SIGXFSZ.
+        """
+        if self.process.wait(0) not in (-signal.SIGBUS, -signal.SIGXFSZ):
+            return None
+        return CacheError(
+            f"no room for the guest's memory ({self.recipe.topology.memory_mib} MiB) in "
+            f"{self._ram.parent}",
+            remedy="free some space (`cpumap-lab snapshots prune`, `cpumap-lab kernels prune`), "
+            "or point CPUMAP_LAB_CACHE to a larger disk",
+        )
 
     def splats(self) -> list[Splat]:
         """Return what the console shows of a broken kernel."""

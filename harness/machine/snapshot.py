@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import CacheError, QemuFailed
+from harness.errors import CacheError, LabError, QemuFailed
 from harness.landing import land_directory, sweep, take_away, write_atomically
 from harness.machine.machine import Machine, Recipe
 from harness.paths import cache_dir
@@ -159,13 +159,18 @@ def prune(limit: int = 0, *, spare: Path | None = None) -> list[Path]:
 def _build(part: Path, recipe: Recipe, prepare: Callable[[Machine], dict[str, Any]]) -> None:
     start = time.monotonic()
     with Machine(recipe, ram=part / "ram", share_ram=True) as machine:
-        machine.wait_boot()
-        boot_s = time.monotonic() - start
-        prepared = prepare(machine)
-        machine.qmp("stop")
-        _ignore_shared(machine)
-        machine.qmp("migrate", uri=_uri(recipe, "out", part / "state"))
-        _settle(machine, SAVE_S)
+        try:
+            machine.wait_boot()
+            boot_s = time.monotonic() - start
+            prepared = prepare(machine)
+            machine.qmp("stop")
+            _ignore_shared(machine)
+            machine.qmp("migrate", uri=_uri(recipe, "out", part / "state"))
+            _settle(machine, SAVE_S)
+        except LabError as error:
+            if full := machine.no_room():
+                raise full from error
+            raise
     meta = {
         "about": _about(recipe),
         "prepared": prepared,

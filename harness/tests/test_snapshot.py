@@ -37,6 +37,7 @@ class FakeMachine:
     boot: ClassVar[Callable[[], None]] = lambda: None
     migration: ClassVar[dict[str, str]] = {"status": "completed"}
     state: ClassVar[bytes] = b"device state"
+    full: ClassVar[CacheError | None] = None
 
     def __init__(
         self,
@@ -69,6 +70,9 @@ class FakeMachine:
 
     def wait_boot(self) -> None:
         type(self).boot()
+
+    def no_room(self) -> CacheError | None:
+        return type(self).full
 
     def qmp(self, name: str, **arguments: Any) -> Any:
         self.said.append((name, arguments))
@@ -422,6 +426,16 @@ def test_nothing_half_written_after_an_error(
         snapshot_of(recipe, prepare, salt="salt")
     assert left(root) == set()
     assert all(machine.closed for machine in FakeMachine.made)
+
+
+def test_an_error_on_a_full_disk_is_told_as_that(
+    recipe: Recipe, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeMachine, "boot", raising(QemuFailed("it died")))
+    monkeypatch.setattr(FakeMachine, "full", CacheError("no room"))
+    with pytest.raises(CacheError, match="no room"):
+        take(recipe)
+    assert left(root) == set()
 
 
 def test_two_builders_at_once_build_one(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
