@@ -45,7 +45,8 @@ def use_all(cpumap: Twin) -> None:
     cpumap.update(9, 32)
     cpumap.update(None)
     cpumap.update(0, 32, flags=4)
-    cpumap.lookup(0, flags=1)
+    for flags in (1, 4, 5, 8, 1 << 32):
+        cpumap.lookup(0, flags)
     cpumap.next_key(None)
     cpumap.next_key(0)
     cpumap.lookup_and_delete(0)

@@ -104,6 +104,12 @@ FLAGS_BEFORE_POINTERS = Gate(
     "c6936161fd55, bpf: Add common attr support for BPF_F_CPU and BPF_F_ALL_CPUS flags",
     "booted: 6.18 without, 7.2 with",
 )
+RIGHTS_BEFORE_FLAGS = Gate(
+    "a lookup without the right to read is EPERM before unknown flags are EINVAL",
+    (7, 0),
+    "c6936161fd55, bpf: Add common attr support for BPF_F_CPU and BPF_F_ALL_CPUS flags",
+    "booted: 6.18 without, 7.2 with",
+)
 
 # -- the data path
 

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.model import gates
-from harness.model.control import BPF_F_NUMA_NODE, CpuMap, CpumapVal, MapAttr, cpu_map_alloc
+from harness.model.control import (
+    BPF_F_LOCK,
+    BPF_F_NUMA_NODE,
+    CpuMap,
+    CpumapVal,
+    MapAttr,
+    cpu_map_alloc,
+)
 from harness.model.facts import ENOTSUPP
 
 if TYPE_CHECKING:
@@ -61,7 +68,7 @@ class MapFile:
         if not self.may_write:
             return errno.EPERM
         early = gates.FLAGS_BEFORE_POINTERS.holds(self.map.facts.kernel)
-        if flags & 4 or (early and flags & PERCPU_FLAGS):
+        if flags & BPF_F_LOCK or (early and flags & PERCPU_FLAGS):
             return errno.EINVAL
         if key is None or value is None:
             return errno.EFAULT
@@ -77,6 +84,9 @@ class MapFile:
         self, key: int | None, flags: int = 0
     ) -> tuple[int, tuple[int, int] | None]:
         """BPF_MAP_LOOKUP_ELEM: errno, and qsize with program id."""
+        early = not gates.RIGHTS_BEFORE_FLAGS.holds(self.map.facts.kernel)
+        if early and flags & ~BPF_F_LOCK:
+            return errno.EINVAL, None
         if not self.may_read:
             return errno.EPERM, None
         if flags:

@@ -321,6 +321,13 @@ def test_rights(flags: int, update: int, lookup: int, delete: int, next_key: int
     assert file.map_get_next_key(None)[0] == next_key
 
 
+@pytest.mark.parametrize("kernel", ALL)
+def test_flags_of_a_lookup_and_the_right_to_read(kernel: tuple[int, ...]) -> None:
+    writer = MapFile(a_map(kernel), BPF_F_WRONLY)
+    assert writer.map_lookup_elem(0, 1)[0] == (errno.EINVAL if kernel in BEFORE_7 else errno.EPERM)
+    assert writer.map_lookup_elem(0, LOCK)[0] == errno.EPERM
+
+
 def test_there_are_no_batches() -> None:
     assert a_file().bpf_map_do_batch(reads=True, writes=True) == ENOTSUPP
     reader = MapFile(a_map(), BPF_F_RDONLY)
