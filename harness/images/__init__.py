@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from harness.kernels import KernelImage
 
+KEPT = 64
 MOUNT_POINTS = ("proc", "sys", "dev", "tmp", "run")
 
 
@@ -74,9 +77,22 @@ def build_initramfs(
     content = newc(base) + newc(own)
     digest = hashlib.sha256(content).hexdigest()
     path = cache_dir("images") / f"{digest}.cpio"
-    if not path.exists():
+    try:
+        os.utime(path)  # the time of use, for `prune`
+    except FileNotFoundError:
         write_atomically(path, content)
+        prune(KEPT)
     return Initramfs(path, digest, plan.missing)
+
+
+def prune(keep: int) -> None:
+    """Remove all but the initramfs used last; they are quick to pack again."""
+    used: list[tuple[float, Path]] = []
+    for path in cache_dir("images").glob("*.cpio"):
+        with contextlib.suppress(FileNotFoundError):  # another process prunes too
+            used.append((path.stat().st_mtime, path))
+    for _, path in sorted(used, reverse=True)[keep:]:
+        path.unlink(missing_ok=True)
 
 
 def newc(entries: dict[str, bytes | None]) -> bytes:

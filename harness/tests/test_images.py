@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import CacheError, KernelNotFound, ToolMissing
-from harness.images import Initramfs, build_initramfs, newc
+from harness.images import Initramfs, build_initramfs, newc, prune
 from harness.kernels import KernelImage
+from harness.paths import cache_dir
 from harness.tests.fakes import make_module
 
 
@@ -154,3 +155,15 @@ def test_full_disk(
     with pytest.raises(CacheError, match="No space left"):
         build(kernel, programs)
     assert not list((tmp_path / "cache/images").iterdir())
+
+
+def test_only_the_initramfs_used_last_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CPUMAP_LAB_CACHE", str(tmp_path))
+    for age in range(5):
+        path = cache_dir("images") / f"{age}.cpio"
+        path.touch()
+        os.utime(path, (100 - age, 100 - age))
+    prune(2)
+    assert sorted(path.name for path in cache_dir("images").iterdir()) == ["0.cpio", "1.cpio"]
