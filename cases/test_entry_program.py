@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 EINVAL = 22
 OPEN, CLOSED = NotProg(open=True), NotProg(open=False)
-AT_FDCWD, PROG_TYPE_TRACEPOINT = -100, 5
+AT_FDCWD, PROG_TYPE_SCHED_CLS = -100, 3
 
 
 def bad_programs(ask: Answers, cpumap: Twin) -> list[Ref]:
@@ -41,7 +41,7 @@ def bad_programs(ask: Answers, cpumap: Twin) -> list[Ref]:
         {"attach_type": 0},
         {"attach_type": ATTACH_XDP_DEVMAP},
         {"type": PROG_TYPE_SOCKET_FILTER, "attach_type": 0},
-        {"type": PROG_TYPE_TRACEPOINT, "attach_type": 0},
+        {"type": PROG_TYPE_SCHED_CLS, "attach_type": 0},
     ]
     return [
         Ref(CLOSED_FD, CLOSED),

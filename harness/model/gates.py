@@ -16,7 +16,7 @@ class Gate:
     Attributes:
         what: how a kernel behaves where the gate holds.
         since: first version in which it holds.
-        source: commit that brought it.
+        source: commit that brought it, by subject or hash.
         evidence: how that is known.
         backports: stable releases that took the commit, one per series.
     """
@@ -39,7 +39,7 @@ class Gate:
 MEMORY_BY_MEMCG = Gate(
     "a map is charged to its memory cgroup, not to RLIMIT_MEMLOCK",
     (5, 11),
-    "711cabaf1432, bpf: Eliminate rlimit-based memory accounting for cpumap maps",
+    "bpf: Eliminate rlimit-based memory accounting for cpumap maps",
     "booted: 5.10 without, 6.1 with",
 )
 STACK_KNOWS_CPUMAP_GENERIC = Gate(
@@ -51,32 +51,32 @@ STACK_KNOWS_CPUMAP_GENERIC = Gate(
 FRAGS = Gate(
     "XDP programs may be loaded with BPF_F_XDP_HAS_FRAGS, and a map is of one kind of them",
     (5, 18),
-    "c2f2cdbeffda, bpf: introduce BPF_F_XDP_HAS_FRAGS; f45d5b6ce2e8, bpf: generalise tail call "
-    "map compatibility check",
+    "bpf: introduce BPF_F_XDP_HAS_FRAGS; f45d5b6ce2e8, bpf: generalise tail call map "
+    "compatibility check",
     "booted: 5.10 without, 6.1 with",
 )
 DESCRIPTOR_SUFFICES = Gate(
     "with kernel.unprivileged_bpf_disabled set, a task without CAP_BPF may use a map's descriptor",
     (5, 19),
-    "c8644cd0efe7, bpf: refine kernel.unprivileged_bpf_disabled behaviour",
+    "bpf: refine kernel.unprivileged_bpf_disabled behaviour",
     "booted: 5.10 without, 6.1 with",
 )
 MEM_USAGE = Gate(
     "fdinfo's memlock is what cpu_map_mem_usage says, not an estimate in pages",
     (6, 4),
-    "835f1fca9513, bpf: cpumap memory usage",
+    "bpf, cpumap: memory usage: cpu_map_mem_usage appears",
     "booted: 6.1 without, 6.12 with",
 )
 RIGHTS_CHECKED_IN_CREATE = Gate(
     "a malformed BPF_MAP_CREATE is EINVAL before a missing right is EPERM",
     (6, 4),
-    "1d28635abcf1, bpf: Move unprivileged checks into map_create() and bpf_prog_load()",
+    "bpf: move unprivileged checks into map_create() and bpf_prog_load()",
     "booted: 6.1 without, 6.12 with",
 )
 DEV_BOUND = Gate(
     "XDP programs may be bound to a device (BPF_F_XDP_DEV_BOUND_ONLY)",
     (6, 3),
-    "2b3486bc2d23, bpf: Introduce device-bound XDP programs",
+    "bpf: Introduce device-bound XDP programs",
     "booted: 6.1 without, 6.12 with",
 )
 DEV_BOUND_REDIRECTOR = Gate(
@@ -89,7 +89,7 @@ DEV_BOUND_REDIRECTOR = Gate(
 FREEZE_ASKS_RIGHTS = Gate(
     "BPF_MAP_FREEZE asks for the right to write, which a frozen map gives nobody",
     (6, 5),
-    "4266f41feaee, bpf: Fix bad unlock balance on freeze_mutex, and what it repairs",
+    "bpf: drop unnecessary bpf_capable() check in BPF_MAP_FREEZE command",
     "booted: 6.1 without, 6.12 with",
 )
 PROGRAM_ERRNO = Gate(
@@ -101,13 +101,13 @@ PROGRAM_ERRNO = Gate(
 FLAGS_BEFORE_POINTERS = Gate(
     "an update with flags for per-CPU maps is EINVAL before a bad pointer is EFAULT",
     (7, 0),
-    "c6936161fd55, bpf: Add common attr support for BPF_F_CPU and BPF_F_ALL_CPUS flags",
+    "bpf: Introduce BPF_F_CPU and BPF_F_ALL_CPUS flags (bpf_map_check_op_flags)",
     "booted: 6.18 without, 7.2 with",
 )
 RIGHTS_BEFORE_FLAGS = Gate(
     "a lookup without the right to read is EPERM before unknown flags are EINVAL",
     (7, 0),
-    "c6936161fd55, bpf: Add common attr support for BPF_F_CPU and BPF_F_ALL_CPUS flags",
+    "bpf: Introduce BPF_F_CPU and BPF_F_ALL_CPUS flags (bpf_map_check_op_flags)",
     "booted: 6.18 without, 7.2 with",
 )
 
