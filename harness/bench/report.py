@@ -65,6 +65,11 @@ class Findings:
         return [*self.boots.failures, *self.traffic.failures, *stressed]
 
     @property
+    def sound(self) -> bool:
+        """Whether nothing of ours failed: a peer that does not boot is told, and is no defect."""
+        return all(failure.name == PEER for failure in self.failures)
+
+    @property
     def frames_per_s(self) -> float | None:
         """Frames per second from the first sent to the last proven to have arrived."""
         return self.traffic.summary("cpumap").median

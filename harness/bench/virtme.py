@@ -137,9 +137,10 @@ class Peer:
             process.kill()
             output.close()
         how = f"no answer in {self._limit_s:.0f} s" if alive else "it ended without an answer"
-        tail = "\n".join(output.text.splitlines()[-15:])
+        tail = output.text.split("\n")[-15:]
+        last = next((line.strip() for line in reversed(tail) if line.strip()), "it said nothing")
         raise BootFailed(
-            f"virtme-ng did not boot {self._release}: {how}\n{tail}",
+            f"virtme-ng did not boot {self._release}: {how}: {last}\n" + "\n".join(tail),
             phase="none",
             console=output.text,
             remedy=f"see what it says: {shlex.join(self._argv)}",

@@ -450,7 +450,7 @@ def test_a_peer_that_ends_without_an_answer_has_failed(
     peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE", "echo qemu: Assertion failed; exit 255")
-    with pytest.raises(BootFailed, match=r"(?s)ended without an answer.*Assertion failed"):
+    with pytest.raises(BootFailed, match=r"without an answer: qemu: Assertion failed\n"):
         peer.boot()
 
 
@@ -509,6 +509,15 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name in ("many_clones", "many_boots"):
         monkeypatch.setattr(room, name, nothing(name))
     return done
+
+
+def test_a_failure_of_the_peers_is_told_and_is_not_ours() -> None:
+    found = findings()
+    found.boots.run(dict([series(PEER, -1)]), 1)
+    assert found.sound
+    assert "failed: virtme_ng, run 1" in told(found)
+    found.boots.run(dict([series(OWN, -1)]), 1)
+    assert not found.sound
 
 
 @pytest.mark.parametrize(
