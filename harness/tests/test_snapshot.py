@@ -227,14 +227,15 @@ INGREDIENTS: dict[str, Callable[[Recipe], Recipe]] = {
     "NICs": lambda r: replaced(r, "topology", nics=2),
     "the command line": lambda r: replaced(r, "topology", append="slub_debug=FZPU"),
     "the accelerator": lambda r: replaced(r, "accel", name="kvm", threads=""),
-    "its threads": lambda r: replaced(r, "accel", threads="single"),
     "the CPU model": lambda r: replaced(r, "accel", cpu="max"),
 }
 NO_INGREDIENTS: dict[str, Callable[[Recipe], Recipe]] = {
+    "how many threads its clones run on": lambda r: replaced(r, "accel", threads="single"),
     "where QEMU is": lambda r: replaced(r, "qemu", binary=Path("/x"), args=(), origin="path"),
     "where the kernel is": lambda r: replaced(r, "kernel", boot=Path("/x/vmlinux")),
     "what the kernel is called": lambda r: replaced(r, "kernel", spec="path:/x"),
     "where the initramfs is": lambda r: replaced(r, "initramfs", path=Path("/x")),
+    "the accelerator's threads": lambda r: replaced(r, "accel", threads="single"),
     "why the accelerator": lambda r: replaced(r, "accel", why="so", pace=3.0),
 }
 
