@@ -68,6 +68,13 @@ class Lab:
         """
         return choose_accel(self.qemu)
 
+    @property
+    def threads(self) -> str | None:
+        """How TCG runs the CPUs of this lab's guests, "multi" or "single"; None under KVM."""
+        if not self.accel.threads:
+            return None
+        return self.accel.threads if self.snapshots else "single"
+
     def kernel(self, spec: str) -> KernelImage:
         """Return the kernel that a spec names, fetched if it is not here.
 

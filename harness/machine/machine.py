@@ -68,20 +68,20 @@ class Recipe:
 
     def arguments(self) -> list[str]:
         """Return the part of QEMU's command line that template and clone share."""
-        machine = command.hardware(self.topology, self.accel)
+        machine = command.hardware(self.topology, self.accel.cpu)
         hz = kernel_hz(self.kernel.config)
         boot = command.kernel(self.kernel.boot, self.initramfs.path, self.topology, hz)
         return [*machine, *boot]
 
     def digest(self) -> str:
         """Return a SHA-256 over all that went in, file contents instead of their paths."""
-        machine = command.hardware(self.topology, self.accel)
+        machine = command.hardware(self.topology, self.accel.cpu)
         append = command.kernel(Path(), Path(), self.topology, kernel_hz(self.kernel.config))
         parts = {
             "qemu": [self.qemu.sha256, self.qemu.version_string],
             "kernel": [self.kernel.sha256, self.kernel.boot.name],
             "initramfs": self.initramfs.digest,
-            "arguments": [*machine, *append],
+            "arguments": [self.accel.name, *machine, *append],
             "cpu": host_cpu() if self.accel.cpu == "host" else self.accel.cpu,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -168,6 +168,8 @@ class Machine:
             self.argv = [
                 str(recipe.qemu.binary),
                 *recipe.qemu.args,
+                "-accel",
+                recipe.accel.argument if incoming else recipe.accel.boot_argument,
                 *recipe.arguments(),
                 *command.backends(recipe.topology, wiring, share_ram=share_ram),
                 *(["-incoming", "defer"] if incoming else []),

@@ -143,7 +143,7 @@ def _carry_through(
         return Judgement(Verdict.SKIP, (f"{found.kernel.release}: {why}",))
     watch.say("looking for QEMU and its accelerator")
     version = ".".join(map(str, lab.qemu.version))
-    found.qemu = QemuRecord(version, lab.accel.name, lab.accel.threads or None)
+    found.qemu = QemuRecord(version, lab.accel.name, lab.threads)
     topology = Topology(scenario.cpus, scenario.memory_mib, append=scenario.append)
     watch.say(f"booting {found.kernel.release}")
     try:

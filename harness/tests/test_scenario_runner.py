@@ -85,7 +85,9 @@ class Lab:
     asked: Any = None
 
     qemu = SimpleNamespace(version=(10, 0, 2))
-    accel = SimpleNamespace(name="tcg", threads="multi")
+    accel = SimpleNamespace(name="tcg")
+    threads = "multi"
+    threads = "multi"
 
     def kernel(self, spec: str) -> Any:
         if self.no_kernel:

@@ -47,15 +47,16 @@ def test_each_nic_has_an_address_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accel", "argument"),
+    ("accel", "argument", "boot_argument"),
     [
-        (Accel("tcg", "multi", "why"), "tcg,thread=multi"),
-        (Accel("tcg", "single", "why"), "tcg,thread=single"),
-        (Accel("kvm", "", "why", "host"), "kvm"),
+        (Accel("tcg", "multi", "why"), "tcg,thread=multi", "tcg,thread=single"),
+        (Accel("tcg", "single", "why"), "tcg,thread=single", "tcg,thread=single"),
+        (Accel("kvm", "", "why", "host"), "kvm", "kvm"),
     ],
 )
-def test_the_accelerators_argument(accel: Accel, argument: str) -> None:
+def test_the_accelerators_argument(accel: Accel, argument: str, boot_argument: str) -> None:
     assert accel.argument == argument
+    assert accel.boot_argument == boot_argument
 
 
 def test_the_pace_is_no_part_of_what_an_accelerator_is() -> None:
