@@ -22,7 +22,10 @@ COMMANDS = {
         "List and prune the frozen guests that runs are cloned from.",
     ),
     "qemu": ("harness.machine.fetch_cli", "Fetch and show the QEMU that runs the guests."),
-    "doctor": ("harness.doctor", "Say what is here, what is missing, and what to do about it."),
+    "doctor": (
+        "harness.doctor",
+        "Say what is here, what is missing, what it costs, and what to do about it.",
+    ),
     "bench": (
         "harness.bench.cli",
         "Measure boot, clone and traffic here, and say what limits them.",

@@ -87,7 +87,6 @@ class Lab:
     qemu = SimpleNamespace(version=(10, 0, 2))
     accel = SimpleNamespace(name="tcg")
     threads = "multi"
-    threads = "multi"
 
     def kernel(self, spec: str) -> Any:
         if self.no_kernel:
