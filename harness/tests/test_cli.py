@@ -243,7 +243,7 @@ def test_the_list_of_commands_says_what_they_say(name: str) -> None:
     command = getattr(importlib.import_module(module), name)
     assert command.name == name
     assert command.get_short_help_str(limit=200) == told
-    assert re.search(rf"^  {name} +{re.escape(told)}$", call("--help").stdout, re.MULTILINE)
+    assert f" {name} {told}" in " ".join(call("--help").stdout.split())
 
 
 def lab_command(*args: str, **how: Any) -> subprocess.CompletedProcess[str]:
