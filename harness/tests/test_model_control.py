@@ -334,6 +334,7 @@ def test_there_are_no_batches() -> None:
     assert reader.bpf_map_do_batch(reads=True, writes=True) == errno.EPERM
     assert reader.bpf_map_do_batch(reads=True, writes=False) == ENOTSUPP
     assert reader.bpf_map_mmap() == ENOTSUPP
+    assert MapFile(a_map(), BPF_F_WRONLY).bpf_map_mmap() == errno.EACCES
 
 
 @pytest.mark.parametrize("kernel", ALL)
