@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from conftest import Cache
+    from lab_tools import Cache
 
 SMALL = Topology(cpus=1, memory_mib=256)
 

@@ -53,6 +53,7 @@ LAST_BREATH_S = 0.5
 """What QEMU may take to end after it has closed its monitor."""
 HELLO_S = 30.0
 CALL_S = 60.0
+MONITOR_S = 60.0
 DEATH = r"Kernel panic - not syncing|end Kernel panic"
 
 
@@ -189,7 +190,7 @@ class Machine:
             undo.callback(self.process.kill)
             self.console = Console(wiring.console, self.process.alive)
             self._firmware = Console(wiring.firmware, self.process.alive)
-            self._monitor = Monitor(ours[1], deadline_s=CALL_S * recipe.accel.pace)
+            self._monitor = Monitor(ours[1], deadline_s=MONITOR_S * recipe.accel.pace)
             undo.callback(self._monitor.close)
             self.link = Link(ours[0], deadline_s=CALL_S * recipe.accel.pace)
             self._undo = undo.pop_all()

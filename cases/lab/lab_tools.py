@@ -1,0 +1,61 @@
+"""A cache to look at, and a way to wait."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LATE_S = 60.0
+"""So late that only a bug reaches it."""
+
+
+class Cache:
+    """A cache directory that no one else uses.
+
+    Attributes:
+        root: the directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def snapshots(self) -> list[str]:
+        """Return what there is of snapshots, whole or half."""
+        room = self.root / "snapshots"
+        paths = room.iterdir() if room.exists() else ()
+        return sorted(path.name for path in paths if not path.name.endswith(".lock"))
+
+    def runs(self) -> list[str]:
+        """Return what there is of running machines' files."""
+        room = self.root / "run"
+        return sorted(path.name for path in room.iterdir()) if room.exists() else []
+
+    def qemus(self) -> list[int]:
+        """Return the pids of the machines that use it."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                try:
+                    line = (entry / "cmdline").read_bytes()
+                except OSError:
+                    continue
+                if b"\0-nodefaults\0" in line and os.fsencode(self.root) in line:
+                    found.append(int(entry.name))
+        return found
+
+    def clean(self) -> bool:
+        """Tell whether nothing of a failed start is left: no QEMU, no file of its own."""
+        return not (self.qemus() or self.runs() or self.snapshots())
+
+
+def wait_until(met: Callable[[], bool]) -> None:
+    """Wait for a condition that only a bug keeps from being met."""
+    deadline = time.monotonic() + LATE_S
+    while not met():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
