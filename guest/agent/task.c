@@ -193,6 +193,7 @@ void task_submit(char *body, size_t len)
 		t->answer = answer;
 		t->unsent = true;
 	} else {
+		free(t->request.data); /* an older session's that no thread took yet */
 		t->request = (struct bytes){ body, len };
 		if (!t->started)
 			t->started = !pthread_create(&t->thread, NULL, run, t);

@@ -9,7 +9,9 @@ import signal
 import socket
 import struct
 import threading
+import time
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -17,13 +19,12 @@ import pytest
 
 import harness.agent.link
 from harness.agent.link import BODY_MAX, HEADER, MAGIC, Link, take_frame
-from harness.agent.syscalls import Buffer, Syscalls
+from harness.agent.syscalls import NR, Buffer, Syscalls
 from harness.errors import AgentLost, GuestError, UserError
 from harness.tests.agents import DEADLINE_S, Agent, Middle, frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 AT_FDCWD = -100
 SYS_WRITE, SYS_PIPE2, SYS_GETSOCKNAME, SYS_SENDTO = 1, 293, 51, 44
@@ -329,10 +330,21 @@ def test_an_answer_to_the_last_session_is_nobodys(agent: Agent, tmp_path: Path) 
     path = f"{tmp_path}/fifo\0".encode()
     old, new = agent.link(), agent.link()
     Syscalls(old, task=1).start("openat", AT_FDCWD, path, os.O_RDONLY)
-    assert new.call("read", "/proc/self/comm", 100) == b"agent\n"
+    wait_until_opening(agent)
     waiting = new.send("read", "/proc/self/comm", 100, task=1)  # behind the old session's
     os.close(os.open(tmp_path / "fifo", os.O_WRONLY))
     assert new.wait(waiting) == b"agent\n"
+
+
+def wait_until_opening(agent: Agent) -> None:
+    """Wait until a thread of the agent is inside openat(2), for a FIFO without a writer."""
+    deadline = time.monotonic() + DEADLINE_S
+    tasks = Path(f"/proc/{agent.process.pid}/task")
+    while not any(
+        (t / "syscall").read_text().startswith(f"{NR['openat']} ") for t in tasks.iterdir()
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def test_a_silent_agent_is_lost(agent: Agent, link: Link) -> None:
