@@ -20,12 +20,15 @@ FLAGS = (ANY, NOEXIST, EXIST, 3, 4, 5, 8, 16, 24, 1 << 31, 1 << 32, 1 << 63, (1 
 
 @pytest.mark.parametrize("value_size", [4, 8])
 def test_flags(lab: Casework, value_size: int) -> None:
+    """They ask for an entry or for none, yet none looks whether there is one."""
     with Answers(lab) as ask:
         cpumap = ask.cpumap(value_size=value_size)
         for qsize, flags in enumerate(FLAGS, start=100):  # each would leave its own qsize behind
+            cpumap.delete(0)
             cpumap.update(0, qsize, flags=flags)
             cpumap.update(1, 64)
             cpumap.update(1, qsize, flags=flags)
+            cpumap.update(2, 0, flags=flags)
 
 
 @pytest.mark.parametrize("value_size", [4, 8])
