@@ -11,7 +11,8 @@ import pytest
 from harness.errors import AgentLost, LabError, UserError
 from harness.hold import Hold
 from harness.judge import Judgement, judge, judge_error
-from harness.steering import Plan, Steering
+from harness.plan import Plan
+from harness.steering import Steering
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

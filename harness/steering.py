@@ -6,7 +6,6 @@ import contextlib
 import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING
 from harness.agent.bpf import CpuMap, Link, Map, Program, attach_xdp, load_object
 from harness.agent.sink import Sink
 from harness.agent.syscalls import Syscalls
-from harness.errors import TrafficError, UserError
+from harness.errors import TrafficError
 from harness.guest import ARRIVE, STEER, guest_address, interface_name, peer_address
+from harness.plan import SELECTORS, Plan
 from harness.trace.events import XdpAction
 from harness.trace.evidence import Circumstances, Cpumap, Entry, Evidence, Mode, SocketCounts
 from harness.trace.hops import Hop, HopTable
@@ -26,15 +26,13 @@ from harness.traffic.frames import Flow, Frames, build_frames
 from harness.traffic.socket import SocketInjector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from harness.agent.syscalls import Started
     from harness.guest import Guest
     from harness.trace.books import Books
     from harness.trace.tally import Sums
 
-SELECTORS = {"frame": 0, "flow": 1, "port": 2, "hash": 3}
-"""`enum selector` of guest/bpf/steer.bpf.c: what picks a frame's target."""
 TC_ACT_OK, TC_ACT_SHOT = 0, 2
 STALL_S = 60.0
 REST_S = 60.0
@@ -43,50 +41,6 @@ ASIDE = 1
 """The agent's thread for calls that may block."""
 PRIMER = bytes.fromhex("ffffffffffff 5254006370f0 88b5").ljust(60, b"\0")
 """A frame of the local experimental Ethertype: no protocol takes it, no program counts it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How frames are steered.
-
-    Attributes:
-        targets: keys of the cpumap, taken in turn.
-        entries: qsize of each entry to make in each map, by CPU.
-        by: what picks a frame's target: its running number ("frame": round-robin), "flow",
-            "port" (destination) or "hash" (of addresses and ports).
-        mode: "native" or "generic" XDP, or "mixed": the first NIC native, the others generic.
-        flags: of bpf_redirect_map: in its low two bits the action for a missing entry.
-        frames: how many frames the run may have.
-        socket: deliver to a UDP socket; else the frames end at tc ingress.
-        nics: the NICs that frames come in by, each with an XDP program of its own.
-        maps: how many cpumaps; the programs take them in turn.
-        max_entries: of a cpumap; None is the number of the guest's CPUs.
-        gro: frames may be merged on their way to the stack: the books count segments.
-    """
-
-    targets: tuple[int, ...]
-    entries: Mapping[int, int]
-    by: str = "frame"
-    mode: str = "native"
-    flags: int = 0
-    frames: int = 65536
-    socket: bool = True
-    nics: tuple[int, ...] = (0,)
-    maps: int = 1
-    max_entries: int | None = None
-    gro: bool = False
-
-    def __post_init__(self) -> None:
-        if self.by not in SELECTORS:
-            raise UserError(f"unknown selector {self.by!r}: one of {', '.join(SELECTORS)}")
-        if not self.targets:
-            raise UserError("no targets to steer frames to")
-
-    def mode_of(self, place: int) -> str:
-        """Return the XDP mode of the program on the `place`-th of the NICs."""
-        if self.mode == "mixed":
-            return "generic" if place else "native"
-        return self.mode
 
 
 class Steering:

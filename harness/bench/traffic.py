@@ -24,7 +24,8 @@ from harness.guest import Guest
 from harness.machine.process import Process
 from harness.machine.snapshot import clone
 from harness.paths import cache_dir
-from harness.steering import Plan, Steering
+from harness.plan import Plan
+from harness.steering import Steering
 from harness.traffic.frames import Flow, build_frames
 from harness.traffic.socket import SocketInjector
 

@@ -14,11 +14,12 @@ from harness.errors import AgentLost, BootFailed, CacheError, LabError
 from harness.judge import Judgement, judge, judge_error
 from harness.machine.splats import Splat, find_splats
 from harness.machine.topology import Topology
+from harness.plan import Plan
 from harness.report.record import CpuRecord, KernelRecord, QemuRecord, RunRecord
 from harness.scenario.expect import find_failures
 from harness.scenario.load import dump_scenario
 from harness.scenario.results import keep_results, name_results
-from harness.steering import Plan, Steering
+from harness.steering import Steering
 from harness.verdict import Verdict
 
 if TYPE_CHECKING:
