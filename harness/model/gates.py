@@ -140,7 +140,7 @@ GRO = Gate(
 )
 FRAME_EXCEPTIONS = Gate(
     "XDP_ABORTED and unknown actions of an entry's program on a frame are traced as exceptions",
-    (7, 0),
-    "unknown; not in 6.12, there in 7.2",
-    "read: 6.12 without, 7.2 with",
+    (7, 2),
+    "unknown; after 6.18, perhaps as early as 7.0",
+    "booted: 6.18 without, 7.2 with",
 )
