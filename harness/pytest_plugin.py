@@ -13,6 +13,7 @@ import pytest
 
 from harness.casework import Casework
 from harness.errors import LabError
+from harness.kernels import remembered
 from harness.lab import Lab
 from harness.machine.topology import Topology
 from harness.verdict import Verdict
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from harness.judge import Judgement
 
 DEFAULT_KERNEL = "debian:7.3"
-VERDICT = pytest.StashKey[Verdict]()
 
 
 class CaseEnded(Exception):
@@ -51,23 +51,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers."""
+    """Register the markers, and refuse what cannot be asked for before anything is run.
+
+    Raises:
+        pytest.UsageError: a kernel spec that is none, a guest or a cache that cannot be.
+    """
     config.addinivalue_line(
         "markers", "machine(cpus, memory_mib, nics, append): the guest that this case needs"
     )
+    try:
+        Topology(cpus=config.getoption("--cpus"), append=config.getoption("--append"))
+        for spec in _specs(config):
+            remembered(spec)
+    except LabError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what the cases run on; what is not fetched yet is said to be so."""
-    lab = Lab()
     try:
+        lab = Lab()
         accel = lab.accel
         version = ".".join(map(str, lab.qemu.version))
         lines = [f"QEMU: {version} ({lab.qemu.origin}), {accel.argument}: {accel.why}"]
     except LabError as error:
         lines = [f"QEMU: {error.message}"]
     for spec in _specs(config):
-        kernel = lab.kernel_here(spec)
+        kernel = remembered(spec)
         lines.append(f"kernel: {spec} = {kernel.release if kernel else 'to be fetched'}")
     return lines
 
@@ -119,14 +129,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         result = yield
     except LabError as error:
         cause, judgement = error, case.explain(error)
-    except Exception as error:
+    except (Exception, pytest.fail.Exception) as error:
         cause, judgement = error, case.finish(failed=True)
     else:
         judgement = case.finish()
     if cause and not isinstance(cause, LabError) and judgement.verdict is not Verdict.CRASH:
-        pyfuncitem.stash[VERDICT] = Verdict.FAIL
+        pyfuncitem.user_properties.append(("verdict", str(Verdict.FAIL)))
         raise cause
-    pyfuncitem.stash[VERDICT] = judgement.verdict
+    pyfuncitem.user_properties.append(("verdict", str(judgement.verdict)))
     if judgement.verdict is not Verdict.PASS:
         raise CaseEnded(judgement) from cause
     return result
@@ -143,10 +153,9 @@ def pytest_runtest_makereport(
     report = yield
     if call.excinfo is not None and isinstance(call.excinfo.value, (LabError, CaseEnded)):
         report.longrepr = str(call.excinfo.value)
-    if call.when == "call" and VERDICT in item.stash:
-        report.user_properties.append(("verdict", str(item.stash[VERDICT])))
+    if call.when == "call" and report.failed:
         case = getattr(item, "funcargs", {}).get("lab")
-        if report.failed and isinstance(case, Casework):
+        if isinstance(case, Casework):
             machine = case.guest.machine
             report.sections.append(("console of the guest", machine.console.tail(80)))
             report.sections.append(("command line of QEMU", " ".join(machine.argv)))

@@ -1,0 +1,319 @@
+"""The pytest plugin, by running pytest on small cases and reading its report."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CASES = '''
+import os
+import pytest
+from harness.errors import TrafficError
+from harness.traffic.frames import build_frames
+from harness.traffic.socket import SocketInjector
+
+
+def test_passes(lab):
+    lab.steer(1)
+    lab.send(frames=10)
+
+
+def test_fails(lab):
+    lab.steer(1)
+    lab.send(frames=10)
+    assert lab.close().delivered == 11
+
+
+def test_fails_by_pytest(lab):
+    with pytest.raises(ZeroDivisionError):
+        lab.steer(1)
+
+
+def test_skips(lab):
+    pytest.skip("not today")
+
+
+@pytest.mark.xfail(reason="known", strict=True)
+def test_expected_to_fail(lab):
+    assert lab.cpus == "none"
+
+
+def test_doubled_frame(lab):
+    """It asserts nothing; one frame comes twice."""
+    run = hurried(lab.steer(1))
+    twin = build_frames([run.flow(frames=1)]).data[0]
+    lab.send(frames=10)
+    lab.guest.machine.nics[0].send(twin)
+
+
+def test_missing_frame(lab, monkeypatch):
+    """It asserts nothing; one frame is said to be sent, and is not."""
+    run = hurried(lab.steer(1))
+    lab.send(frames=10)
+    monkeypatch.setattr(SocketInjector, "send", lambda _, frames, **__: len(frames))
+    lab.send(frames=1)
+
+
+def test_lost_events(lab):
+    lab.guest.write("/sys/kernel/tracing/buffer_size_kb", "4")
+    hurried(lab.steer(1))
+    lab.send(frames=20000)
+
+
+def test_lost_guest(lab):
+    lab.steer(1)
+    os.kill(lab.guest.machine.process.pid, 9)
+    lab.send(frames=10)
+
+
+def test_error_of_the_lab(lab):
+    raise TrafficError("the cable is cut")
+
+
+def test_wrong_request(lab):
+    lab.steer(1)
+    lab.steer(1)
+
+
+def test_crash_that_fails(lab):
+    lab.guest.write("/proc/sysrq-trigger", "c")
+    lab.steer(1)
+
+
+def test_crash_that_hides_behind_an_assertion(lab):
+    complain(lab)
+    assert False, "the case has another opinion"
+
+
+def test_crash_that_passes(lab):
+    complain(lab)
+
+
+def test_leftover_kthread(lab, monkeypatch):
+    run = lab.steer(1)
+    run.dismantle = lambda: None
+    monkeypatch.setattr("harness.casework.GONE_S", 1.0)
+
+
+def test_without_a_guest():
+    pass
+
+
+def hurried(run):
+    """Wait for a rest that does not come only as long as a loaded machine needs for it."""
+    run._rest_s = 5.0
+    return run
+
+
+def complain(lab):
+    """A real report that stops nothing: a worker waits too long for a kthread that is held."""
+    lab.guest.write("/proc/sys/kernel/hung_task_timeout_secs", "1")
+    run = lab.steer(1)
+    with lab.hold(1):
+        run.cpumap.remove(1)
+        lab.wait_for(lambda: "blocked for more than" in lab.guest.dmesg())
+'''
+
+
+@dataclass
+class Outcome:
+    """One case's outcome in pytest's own report."""
+
+    kind: str
+    told: str = ""
+    properties: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str | None:
+        """The lab's verdict, if it came to one."""
+        return self.properties.get("verdict")
+
+
+@dataclass
+class Session:
+    """What one run of pytest came to."""
+
+    status: int
+    output: str
+    outcomes: dict[str, Outcome]
+
+
+@pytest.fixture(scope="module")
+def run_pytest(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Session]:
+    """Return a way to run pytest on some cases, far from this suite's own configuration."""
+
+    def run(cases: str, *options: str) -> Session:
+        directory: Path = tmp_path_factory.mktemp("cases")
+        (directory / "test_them.py").write_text(cases)
+        report = directory / "report.xml"
+        whole = [sys.executable, "-m", "pytest", f"--rootdir={directory}", f"--junitxml={report}"]
+        whole += ["-p", "no:cacheprovider", *options, str(directory)]
+        done = subprocess.run(whole, capture_output=True, text=True, check=False, cwd=directory)
+        cases_run = ET.parse(report).iter("testcase") if report.exists() else ()
+        outcomes = {case.get("name", ""): outcome(case) for case in cases_run}
+        return Session(done.returncode, done.stdout + done.stderr, outcomes)
+
+    return run
+
+
+def outcome(case: ET.Element) -> Outcome:
+    properties = {p.get("name", ""): p.get("value", "") for p in case.iter("property")}
+    for kind in ("failure", "error", "skipped"):
+        if (found := case.find(kind)) is not None:
+            return Outcome(kind, f"{found.get('message', '')}\n{found.text or ''}", properties)
+    return Outcome("passed", "", properties)
+
+
+@pytest.fixture(scope="module")
+def session(pytestconfig: pytest.Config, run_pytest: Callable[..., Session]) -> Session:
+    """One run of all of them, on one kernel."""
+    spec = (pytestconfig.getoption("--kernel") or [None])[0]
+    done = run_pytest(CASES, *(["--kernel", spec] if spec else []))
+    assert done.outcomes, done.output
+    return Session(
+        done.status,
+        done.output,
+        {name.partition("[")[0].removeprefix("test_"): o for name, o in done.outcomes.items()},
+    )
+
+
+def test_every_case_has_its_outcome(session: Session) -> None:
+    assert session.status == 1
+    assert set(session.outcomes) == {
+        line[len("def test_") :].partition("(")[0]
+        for line in CASES.splitlines()
+        if line.startswith("def test_")
+    }
+    assert "INTERNALERROR" not in session.output
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "verdict"),
+    [
+        ("passes", "passed", "pass"),
+        ("fails", "failure", "fail"),
+        ("fails_by_pytest", "failure", "fail"),
+        ("skips", "skipped", None),
+        ("expected_to_fail", "skipped", "fail"),
+        ("doubled_frame", "failure", "fail"),
+        ("missing_frame", "failure", "fail"),
+        ("lost_events", "failure", "invalid"),
+        ("lost_guest", "failure", "invalid"),
+        ("error_of_the_lab", "failure", "invalid"),
+        ("wrong_request", "failure", None),
+        ("crash_that_fails", "failure", "crash"),
+        ("crash_that_hides_behind_an_assertion", "failure", "crash"),
+        ("crash_that_passes", "failure", "crash"),
+        ("leftover_kthread", "failure", "fail"),
+        ("without_a_guest", "passed", None),
+    ],
+)
+def test_the_verdict(session: Session, case: str, kind: str, verdict: str | None) -> None:
+    outcome = session.outcomes[case]
+    assert (outcome.kind, outcome.verdict) == (kind, verdict), outcome.told
+
+
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        ("fails", "assert 10 == 11"),
+        ("fails_by_pytest", "DID NOT RAISE"),
+        ("doubled_frame", "verdict: fail"),
+        ("missing_frame", "verdict: fail"),
+        ("lost_events", "trace events were lost: the books prove nothing"),
+        ("lost_guest", "QEMU"),
+        ("error_of_the_lab", "the cable is cut"),
+        ("wrong_request", "a case steers once"),
+        ("crash_that_fails", "panic: Kernel panic - not syncing: sysrq triggered crash"),
+        ("crash_that_hides_behind_an_assertion", "hung task: INFO: task kworker/"),
+        ("crash_that_passes", "hung task: INFO: task kworker/"),
+        ("leftover_kthread", "kthreads that outlive their map: cpumap/1/map:"),
+    ],
+)
+def test_the_reason(session: Session, case: str, told: str) -> None:
+    assert told in session.outcomes[case].told
+
+
+def test_what_the_lab_says_needs_no_traceback(session: Session) -> None:
+    for case in ("lost_events", "lost_guest", "error_of_the_lab", "crash_that_passes"):
+        assert "Traceback" not in session.outcomes[case].told
+        assert ".py:" not in session.outcomes[case].told
+
+
+def test_the_console_of_a_guest_that_died_is_kept(session: Session) -> None:
+    assert "console of the guest" in session.output
+    assert "sysrq: Trigger a crash" in session.output
+    assert "command line of QEMU" in session.output
+
+
+def test_the_header_says_what_is_run_on(session: Session) -> None:
+    lines = session.output.splitlines()
+    assert any(re.match(r"QEMU: \d+\.\d+\.\d+ \(\w+\), (tcg|kvm)", line) for line in lines)
+    assert any(re.match(r"kernel: \S+ = \d+\.\d+\.", line) for line in lines)
+
+
+EMPTY = "def test_nothing(lab): print(lab.kernel)\n"
+
+
+def test_two_kernels_run_every_case_twice(run_pytest: Callable[..., Session]) -> None:
+    session = run_pytest(EMPTY, "--kernel", "debian:6.1", "--kernel", "debian:7.3")
+    assert session.status == 0
+    assert set(session.outcomes) == {"test_nothing[debian:6.1]", "test_nothing[debian:7.3]"}
+    assert "kernel: debian:6.1 = 6.1.0-" in session.output
+    assert "kernel: debian:7.3 = 7.3." in session.output
+
+
+def test_a_case_says_what_guest_it_needs(a_kernel: str, run_pytest: Callable[..., Session]) -> None:
+    cases = """
+import pytest
+
+@pytest.mark.machine(cpus=2, nics=2, append="quiet")
+def test_marked(lab):
+    assert list(lab.cpus) == [0, 1]
+    assert set(lab.guest.ifindex) == {"lo", "eth0", "eth1"}
+    assert lab.guest.read("/proc/cmdline").endswith("quiet sysrq_always_enabled\\n")
+
+def test_unmarked(lab):
+    assert list(lab.cpus) == [0, 1, 2]
+"""
+    options = ("--kernel", a_kernel, "--cpus", "3", "--append", "sysrq_always_enabled")
+    session = run_pytest(cases, *options)
+    assert session.status == 0, session.output
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--kernel", "nonsense:1"], "`nonsense:1` is no kernel spec"),
+        (["--kernel", "path:/nonexistent"], "cannot read the kernel /nonexistent"),
+        (["--cpus", "99"], "99 CPUs: a guest has 1 to 64"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused_at_once(
+    run_pytest: Callable[..., Session], options: list[str], told: str
+) -> None:
+    session = run_pytest(EMPTY, *options)
+    assert session.status == pytest.ExitCode.USAGE_ERROR
+    assert f"ERROR: {told}" in session.output
+    assert "Traceback" not in session.output
+    assert "INTERNALERROR" not in session.output
+
+
+def test_a_cache_that_cannot_be_made_is_refused_at_once(
+    run_pytest: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CPUMAP_LAB_CACHE", "/proc/version/cache")
+    session = run_pytest(EMPTY)
+    assert session.status == pytest.ExitCode.USAGE_ERROR
+    assert "ERROR: cannot make the cache directory" in session.output
+    assert "INTERNALERROR" not in session.output
