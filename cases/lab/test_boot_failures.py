@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import struct
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -318,3 +321,36 @@ def test_a_cache_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CacheError, match="cannot make the cache directory /proc/version") as caught:
         Lab()
     assert "set CPUMAP_LAB_CACHE" in caught.value.remedy
+
+
+OPEN = """\
+import sys
+from harness.errors import LabError
+from harness.lab import Lab
+from harness.machine.topology import Topology
+
+try:
+    Lab().open(sys.argv[1], Topology(cpus=1, memory_mib=256))
+except LabError as error:
+    print(type(error).__name__, error)
+    sys.exit(error.exit_status)
+"""
+OBEY = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+"""What makes the permissions of files hold for root, too."""
+
+
+@pytest.mark.parametrize("room", ["", "run", "images", "snapshots", "accel"])
+def test_a_cache_that_cannot_be_written(a_kernel: str, cache: Cache, room: str) -> None:
+    if room == "accel":
+        (cache.root / room).unlink()
+    path = cache.root / room
+    path.mkdir(exist_ok=True)
+    path.chmod(0o555)
+    whole = [*(OBEY if os.geteuid() == 0 else []), sys.executable, "-c", OPEN, a_kernel]
+    done = subprocess.run(whole, capture_output=True, text=True, check=False)
+    path.chmod(0o755)
+    assert done.stdout.startswith("CacheError cannot "), done.stderr
+    assert str(path) in done.stdout
+    assert "remedy: set CPUMAP_LAB_CACHE to a directory that you can write" in done.stdout
+    assert done.returncode == 125
+    assert cache.clean()

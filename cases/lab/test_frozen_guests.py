@@ -77,6 +77,19 @@ def test_clones_of_one_snapshot_do_not_see_each_other(a_kernel: str, frozen: Pat
     assert (after.st_mtime_ns, after.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns)
 
 
+@pytest.mark.parametrize("snapshots", [True, False])
+def test_a_closed_guest_leaves_nothing(
+    a_kernel: str, frozen: Path, module_cache: Cache, snapshots: bool
+) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    guest = Lab(snapshots=snapshots).open(a_kernel, SMALL)
+    assert guest.machine.qmp("query-status")["status"] == "running"
+    guest.machine.close()
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert module_cache.qemus() == []
+    assert module_cache.runs() == []
+
+
 # Damage
 
 

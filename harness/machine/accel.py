@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import LabError, QemuFailed
-from harness.landing import write_atomically
+from harness.landing import cache_errors, write_atomically
 from harness.machine.process import Process, how_ended
 from harness.machine.topology import Accel
 from harness.paths import built, cache_dir
@@ -87,7 +87,10 @@ def _run_canary(qemu: Qemu, canary: Path, accel: list[str], limit_s: float) -> T
     bare = ["-nodefaults", "-no-user-config", "-display", "none", "-m", "64M", "-no-reboot"]
     leave = ["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel", str(canary)]
     argv = [str(qemu.binary), *qemu.args, *accel, *bare, *leave]
-    with tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=cache_dir("run")) as scratch:
+    runs = cache_dir("run")
+    with cache_errors(str(runs)):
+        place = tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=runs)
+    with place as scratch:
         start = time.monotonic()
         try:
             process = Process(argv, env=qemu.env, pass_fds=(), log=Path(scratch) / "qemu.log")

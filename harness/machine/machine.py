@@ -19,6 +19,7 @@ import pexpect
 
 from harness.agent.link import Link
 from harness.errors import BootFailed, CacheError, LabError, QemuFailed
+from harness.landing import cache_errors
 from harness.machine import command
 from harness.machine.console import Console
 from harness.machine.monitor import Monitor
@@ -147,7 +148,9 @@ class Machine:
     ) -> None:
         self.recipe = recipe
         with contextlib.ExitStack() as undo:
-            self.directory = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=cache_dir("run")))
+            runs = cache_dir("run")
+            with cache_errors(str(runs)):
+                self.directory = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=runs))
             undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
             undo.callback(os.close, own(self.directory))
             ours, theirs = zip(*(socket.socketpair() for _ in range(2)), strict=True)
