@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.entries import Looker, load_device, load_onward, load_verdicts
+from harness.model.gates import EVERY_SKB_RUN, FRAME_EXCEPTIONS
 from harness.trace.events import CpumapKthread, XdpAction, XdpException, XdpRedirectErr
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
 FRAMES = 120
 INVALID = 99
-EVERY_SKB_SINCE = (6, 15)
-"""57efe762cd3c: before it, the first skb of a batch that does not pass spares the others."""
 PASS, DROP, ABORTED, TX, REDIRECT = (
     XdpAction.PASS,
     XdpAction.DROP,
@@ -36,7 +35,7 @@ def test_whatever_does_not_pass_is_dropped_and_counted(
     lab.send(frames=FRAMES)
     books = lab.close()
     batches = [r for r in lab.records(CpumapKthread) if r.processed]
-    spared = mode == "generic" and lab.kernel < EVERY_SKB_SINCE
+    spared = mode == "generic" and not EVERY_SKB_RUN.holds(lab.kernel)
     assert books.prog_drop == (len(batches) if spared else FRAMES)
     assert books.delivered == FRAMES - books.prog_drop
     errors = [r.err for r in lab.records(XdpRedirectErr)]
@@ -131,5 +130,5 @@ def test_exceptions_of_entries_are_traced(lab: Casework) -> None:
     lab.send(frames=FRAMES)
     lab.close()
     acts = [r.act for r in lab.records(XdpException) if r.prog_id == program.id]
-    expected = FRAMES // 3 if lab.kernel >= (7, 2) else 0
+    expected = FRAMES // 3 if FRAME_EXCEPTIONS.holds(lab.kernel) else 0
     assert (acts.count(ABORTED), acts.count(TX)) == (expected, expected)

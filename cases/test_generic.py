@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.casework import GENERIC_SINCE
 from harness.errors import GuestError
+from harness.model.gates import STACK_KNOWS_CPUMAP_GENERIC
 from harness.trace.events import CpumapEnqueue, XdpRedirectErr
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ ENOSPC, EINVAL = 28, 22
 
 
 def test_generic_is_refused_where_it_cannot_redirect(lab: Casework) -> None:
-    if lab.kernel >= GENERIC_SINCE:
+    if STACK_KNOWS_CPUMAP_GENERIC.holds(lab.kernel):
         pytest.skip("refused before 5.15 (cpu_map_prog_allowed)")
     with pytest.raises(GuestError) as refused:
         lab.steer(2, mode="generic")

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.model.gates import GRO
+
 if TYPE_CHECKING:
     from harness.casework import Casework
 
-GRO_SINCE = (6, 15)
-"""4f8ab26a034f, "bpf: cpumap: switch to GRO from netif_receive_skb_list"."""
 BURST = 32
 
 
@@ -37,7 +37,7 @@ def test_segments_of_a_flow_are_merged(lab: Casework, flows: int) -> None:
     queue_flows(lab, flows, BURST // flows)
     frames = BURST // flows * flows
     assert lab.close().delivered == frames
-    if lab.kernel >= GRO_SINCE:
+    if GRO.holds(lab.kernel):
         assert merged(lab) == [BURST // flows] * flows
     else:
         assert merged(lab) == [1] * frames

@@ -7,17 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.model.gates import FULL_COMM, UPDATE_WAITS
 from harness.trace.events import CpumapKthread
 
 if TYPE_CHECKING:
     from harness.casework import Casework
 
-FULL_NAMES_SINCE = (5, 17)
-"""d6986ce24fc0: /proc/PID/comm of a kthread is not cut off any more."""
 COMM = 15
-UPDATE_WAITS_SINCE = (6, 5)
-UPDATE_WAITS_STABLE = {(6, 1): 45}
-"""640a604585aa, "bpf, cpumap: Make sure kthread is running before map update returns"."""
 
 
 def status(lab: Casework, pid: int) -> dict[str, str]:
@@ -29,7 +25,7 @@ def status(lab: Casework, pid: int) -> dict[str, str]:
 def test_name_and_affinity(lab: Casework) -> None:
     run = lab.steer(lab.cpus)
     names = [f"cpumap/{cpu}/map:{run.cpumap.id}" for cpu in lab.cpus]
-    if lab.kernel < FULL_NAMES_SINCE:
+    if not FULL_COMM.holds(lab.kernel):
         names = [name[:COMM] for name in names]
     assert lab.kthreads() == sorted(names)
     for pid, name in lab.guest.threads("cpumap/").items():
@@ -56,7 +52,7 @@ def test_an_entry_has_one_kthread_however_often_it_is_replaced(lab: Casework, cp
 
 
 def test_an_update_waits_for_the_kthreads_first_run(lab: Casework) -> None:
-    lab.needs(UPDATE_WAITS_SINCE, "an update waits for its kthread", backports=UPDATE_WAITS_STABLE)
+    lab.needs(UPDATE_WAITS)
     run = lab.steer(3)
     with lab.hold(3):
         update = run.start_set(3, qsize=64)

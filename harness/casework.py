@@ -11,6 +11,7 @@ import pytest
 from harness.errors import AgentLost, LabError, UserError
 from harness.hold import Hold
 from harness.judge import Judgement, judge, judge_error
+from harness.model.gates import STACK_KNOWS_CPUMAP_GENERIC
 from harness.plan import Plan
 from harness.steering import Steering
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from harness.guest import Guest
     from harness.machine.splats import Splat
+    from harness.model.gates import Gate
     from harness.trace.books import Books
 
 R = TypeVar("R")
@@ -27,8 +29,6 @@ GONE_S = 30.0
 LAST_WORDS_S = 5.0
 POLL_S = 0.01
 DEFAULT_QSIZE = 192
-GENERIC_SINCE = (5, 15)
-"""11941f8a8536, "cpumap: implement generic cpumap"."""
 
 
 class Casework:
@@ -99,22 +99,15 @@ class Casework:
         tracer.drain()
         return [record for record in tracer.trace().records if isinstance(record, kind)]
 
-    def needs(
-        self,
-        since: tuple[int, int],
-        what: str,
-        *,
-        backports: Mapping[tuple[int, int], int] | None = None,
-    ) -> None:
-        """Skip the case on kernels before a version, but for stable ones that were given it."""
-        series, patch = self.kernel[:2], self.kernel[2]
-        if series < since and patch < (backports or {}).get(series, patch + 1):
-            pytest.skip(f"{what}: since {since[0]}.{since[1]}")
+    def needs(self, gate: Gate) -> None:
+        """Skip the case on kernels that do not behave so yet."""
+        if not gate.holds(self.kernel):
+            pytest.skip(f"{gate.what}: since {'.'.join(map(str, gate.since))}")
 
     def needs_mode(self, mode: str) -> None:
         """Skip the case where this kernel's XDP mode cannot redirect into a cpumap."""
         if mode == "generic":
-            self.needs(GENERIC_SINCE, "generic XDP redirects into a cpumap")
+            self.needs(STACK_KNOWS_CPUMAP_GENERIC)
 
     def wait_for(self, met: Callable[[], bool]) -> None:
         """Wait until a condition is met, or the case's patience is over: assert it afterwards."""

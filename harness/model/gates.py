@@ -138,6 +138,18 @@ GRO = Gate(
     "4f8ab26a034f, 57efe762cd3c, bpf: cpumap: switch to GRO, reuse skb array",
     "booted: 6.1 without, 7.3 with",
 )
+FULL_COMM = Gate(
+    "a kthread's whole name stands in /proc, not its first 15 characters",
+    (5, 17),
+    "d6986ce24fc0, kthread: dynamically allocate memory to store kthread's full name",
+    "booted: 5.10 without, 6.1 with",
+)
+EVERY_SKB_RUN = Gate(
+    "an entry's program runs on every skb of a batch, not only up to the first that does not pass",
+    (6, 15),
+    "57efe762cd3c, xdp, cpumap: reuse skb array instead of a linked list to chain skbs",
+    "booted: 6.1, 6.12 without, 6.16 to 7.3 with",
+)
 FRAME_EXCEPTIONS = Gate(
     "XDP_ABORTED and unknown actions of an entry's program on a frame are traced as exceptions",
     (7, 2),

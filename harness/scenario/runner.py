@@ -14,6 +14,7 @@ from harness.errors import AgentLost, BootFailed, CacheError, LabError
 from harness.judge import Judgement, judge, judge_error
 from harness.machine.splats import Splat, find_splats
 from harness.machine.topology import Topology
+from harness.model.gates import STACK_KNOWS_CPUMAP_GENERIC
 from harness.plan import Plan
 from harness.report.record import CpuRecord, KernelRecord, QemuRecord, RunRecord
 from harness.scenario.expect import find_failures
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 MISS_FLAGS = {"aborted": 0, "drop": 1, "pass": 2, "tx": 3}
 """`enum xdp_action` in the low bits of bpf_redirect_map's flags."""
-GENERIC_SINCE = (5, 15)
-"""11941f8a8536: a generic XDP program can redirect into a cpumap."""
 DRAIN_FRAMES = 8192
 """The guest's trace buffers are read so often while frames go in, for they would overrun."""
 LAST_WORDS_S = 5.0
@@ -138,9 +137,9 @@ def _carry_through(
 ) -> Judgement:
     watch.say(f"looking for {spec}")
     found.kernel = lab.kernel(spec)
-    if scenario.steer.mode == "generic" and found.kernel.numbers < GENERIC_SINCE:
-        since = ".".join(map(str, GENERIC_SINCE))
-        why = f"generic XDP can redirect into a cpumap since {since} (11941f8a8536)"
+    gate = STACK_KNOWS_CPUMAP_GENERIC
+    if scenario.steer.mode == "generic" and not gate.holds(found.kernel.numbers):
+        why = f"{gate.what}: since {'.'.join(map(str, gate.since))} ({gate.source})"
         return Judgement(Verdict.SKIP, (f"{found.kernel.release}: {why}",))
     watch.say("looking for QEMU and its accelerator")
     version = ".".join(map(str, lab.qemu.version))
