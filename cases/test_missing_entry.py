@@ -39,6 +39,15 @@ def test_missing_entry_takes_the_flags_action(
     assert books.enqueued == 0
 
 
+def test_missing_entry_sends_the_frame_back(lab: Casework) -> None:
+    run = lab.steer(2, entries={}, flags=int(XdpAction.TX))
+    lab.send(frames=FRAMES)
+    assert len(run.receive(FRAMES, nic=0)) == FRAMES
+    books = lab.close()
+    assert books.tx == FRAMES
+    assert books.delivered == books.enqueued == 0
+
+
 @pytest.mark.parametrize("key", [4, 5, 2**31, 2**32 - 1])
 def test_a_key_beyond_the_map_is_missing(lab: Casework, key: int) -> None:
     lab.steer(key, entries=dict.fromkeys(lab.cpus, 192))
