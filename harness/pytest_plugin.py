@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.casework import Casework
-from harness.errors import LabError
+from harness.errors import LabError, UserError
+from harness.judge import judge_error
 from harness.kernels import remembered
 from harness.lab import Lab
 from harness.machine.topology import Topology
@@ -150,9 +151,13 @@ def pytest_runtest_makereport(
 
     What the lab says of itself, or of the kernel, needs no Python traceback.
     """
+    error = call.excinfo.value if call.excinfo is not None else None
+    if call.when == "setup" and isinstance(error, LabError) and not isinstance(error, UserError):
+        # no guest to ask: the error itself tells whether the kernel died
+        item.user_properties.append(("verdict", str(judge_error(error, []).verdict)))
     report = yield
-    if call.excinfo is not None and isinstance(call.excinfo.value, (LabError, CaseEnded)):
-        report.longrepr = str(call.excinfo.value)
+    if isinstance(error, (LabError, CaseEnded)):
+        report.longrepr = str(error)
     if call.when == "call" and report.failed:
         case = getattr(item, "funcargs", {}).get("lab")
         if isinstance(case, Casework):

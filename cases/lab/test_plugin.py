@@ -105,6 +105,16 @@ def test_leftover_kthread(lab, monkeypatch):
     monkeypatch.setattr("harness.casework.GONE_S", 1.0)
 
 
+@pytest.mark.machine(cpus=1, memory_mib=256, append="rdinit=/nope root=/dev/nope")
+def test_boot_that_panics(lab):
+    pass
+
+
+@pytest.mark.machine(cpus=99)
+def test_guest_that_cannot_be(lab):
+    pass
+
+
 def test_without_a_guest():
     pass
 
@@ -215,6 +225,8 @@ def test_every_case_has_its_outcome(session: Session) -> None:
         ("crash_that_hides_behind_an_assertion", "failure", "crash"),
         ("crash_that_passes", "failure", "crash"),
         ("leftover_kthread", "failure", "fail"),
+        ("boot_that_panics", "error", "crash"),
+        ("guest_that_cannot_be", "error", None),
         ("without_a_guest", "passed", None),
     ],
 )
@@ -238,6 +250,8 @@ def test_the_verdict(session: Session, case: str, kind: str, verdict: str | None
         ("crash_that_hides_behind_an_assertion", "hung task: INFO: task kworker/"),
         ("crash_that_passes", "hung task: INFO: task kworker/"),
         ("leftover_kthread", "kthreads that outlive their map: cpumap/1/map:"),
+        ("boot_that_panics", "The kernel said: Kernel panic - not syncing: VFS"),
+        ("guest_that_cannot_be", "99 CPUs: a guest has 1 to 64"),
     ],
 )
 def test_the_reason(session: Session, case: str, told: str) -> None:
