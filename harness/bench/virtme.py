@@ -86,7 +86,8 @@ class Peer:
             # Where the host has no udev the script's ports have no names, and its output goes to
             # the console; which is shown with --verbose only, and then wants to be quietened.
             *("--verbose", "--append", "quiet", "--append", "loglevel=1"),
-            *("--exec", f"echo {ANSWER}"),
+            # On a busy host it powers off before the console has printed all: give that time.
+            *("--exec", f"echo {ANSWER}; sleep 1"),
         ]
         places = search_path(vng)
         lacking = [tool for tool in NEEDED if shutil.which(tool, path=places) is None]
