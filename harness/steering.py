@@ -182,8 +182,8 @@ class Steering:
     def receive_on(self, cpu: int, *, nic: int = 0) -> None:
         """Have a NIC's frames received on a CPU from here on: the producer of what they steer.
 
-        A vector moves when its next interrupt is handled (kernel/irq/migration.c), so one frame of
-        no account goes first, and once more to see that the next is received there.
+        A vector moves when its next interrupt is handled (kernel/irq/migration.c), and a NAPI poll
+        under way takes frames without one: frames of no account go first, until one is there.
 
         Raises:
             GuestError: the NIC's interrupt cannot be moved.
@@ -194,18 +194,22 @@ class Steering:
         irqs = guest.read("/proc/interrupts").splitlines()
         (irq,) = (line.split(":")[0].strip() for line in irqs if f"{device}-input.0" in line)
         guest.write(f"/proc/irq/{irq}/smp_affinity_list", str(cpu))
-        for _ in range(2):
-            self._prime(nic)
+        deadline = time.monotonic() + self._rest_s
+        while self._prime(nic) != cpu:
+            if time.monotonic() >= deadline:
+                raise TrafficError(f"NIC {nic} does not receive on CPU {cpu}")
 
-    def _prime(self, nic: int) -> None:
+    def _prime(self, nic: int) -> int:
+        """Send a frame of no account and return the CPU that received it."""
         cpus = self.guest.cpus
-        before = self._notes["strays"].sum_over_cpus(0, cpus)
+        before = self._notes["strays"].per_cpu(0, cpus)
         self._injectors[self._mac(nic)].send([PRIMER])
         deadline = time.monotonic() + self._rest_s
-        while self._notes["strays"].sum_over_cpus(0, cpus) == before:
+        while (now := self._notes["strays"].per_cpu(0, cpus)) == before:
             if time.monotonic() >= deadline:
                 raise TrafficError(f"NIC {nic} does not receive")
             time.sleep(POLL_S)
+        return next(cpu for cpu in range(cpus) if now[cpu] != before[cpu])
 
     def flow(self, frames: int, *, nic: int = 0, **how: object) -> Flow:
         """Return a flow to a NIC of this run.

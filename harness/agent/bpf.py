@@ -182,8 +182,8 @@ class Map(Descriptor):
         bpf(self.calls, MAP_LOOKUP_BATCH, front, memory).must("BPF_MAP_LOOKUP_BATCH")
         return values.content
 
-    def sum_over_cpus(self, key: int, cpus: int) -> int:
-        """Return the sum of a per-CPU array's integers under a key.
+    def per_cpu(self, key: int, cpus: int) -> list[int]:
+        """Return a per-CPU array's integers under a key, by CPU.
 
         Args:
             key: the key.
@@ -191,7 +191,11 @@ class Map(Descriptor):
         """
         result, values = self.lookup(key, size=8 * cpus)
         result.must(f"lookup of per-CPU element {key}")
-        return sum(value for (value,) in struct.iter_unpack("<Q", values))
+        return [value for (value,) in struct.iter_unpack("<Q", values)]
+
+    def sum_over_cpus(self, key: int, cpus: int) -> int:
+        """Return the sum of `per_cpu`."""
+        return sum(self.per_cpu(key, cpus))
 
     def _key(self, key: int) -> bytes:
         return key.to_bytes(self.key_size, "little")
