@@ -119,6 +119,16 @@ def test_frames_of_a_flow_differ_in_number_and_sum_alone() -> None:
     assert differ <= {40, 41, 46, 47, 48, 49}
 
 
+def test_segments_of_a_tcp_flow_follow_each_other() -> None:
+    """Else GRO would not merge them, and a receiver would see a hole."""
+    frames = build_frames([flow(3, protocol="tcp", size=200), flow(2, protocol="tcp", size=74)])
+    sequences: dict[int, list[int]] = {0: [], 1: []}
+    for data, number in zip(frames.data, frames.flows, strict=True):
+        assert sums_are_right(data)
+        sequences[number].append(Ether(data)[TCP].seq)
+    assert sequences == {0: [1, 147, 293], 1: [1, 21]}
+
+
 def test_ports_and_addresses_are_the_flows() -> None:
     ends: dict[str, Any] = {"source": "10.3.0.1", "destination": "10.3.0.2"}
     (data,) = build_frames([flow(source_port=1, destination_port=65535, **ends)]).data

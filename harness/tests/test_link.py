@@ -94,10 +94,11 @@ def test_large_bodies(link: Link, tmp_path: Path, size: int) -> None:
     assert link.call("read", str(tmp_path / "big"), size + 1) == content
 
 
-def test_large_bodies_both_ways_at_once(link: Link, tmp_path: Path) -> None:
+def test_large_bodies_both_ways_at_once(agent: Agent, link: Link, tmp_path: Path) -> None:
     content = os.urandom(MEGABYTES)
     (tmp_path / "big").write_bytes(content)
     reading = link.send("read", str(tmp_path / "big"), MEGABYTES, task=1)
+    wait_readable(agent.sock)  # the agent writes, and reads no more before that is read
     assert link.call("write", str(tmp_path / "other"), content) == MEGABYTES
     assert link.wait(reading) == content
 

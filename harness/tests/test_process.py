@@ -190,7 +190,7 @@ def test_it_dies_with_a_killed_harness(
     harness: Callable[..., tuple[subprocess.Popen[str], int]],
 ) -> None:
     other, pid = harness("sleep", "1000")
-    assert not gone(pid)
+    wait_until(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
     other.kill()
     other.wait()
     wait_until(lambda: gone(pid))

@@ -285,8 +285,10 @@ def flip_unseen(path: Path, at: int) -> None:
     with path.open("r+b") as file:
         byte = os.pread(file.fileno(), 1, at)
         os.pwrite(file.fileno(), bytes([byte[0] ^ 1]), at)
-    while path.stat().st_ctime_ns == before.st_ctime_ns:  # it ticks
+    while True:  # the clock of a file system ticks
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        if path.stat().st_ctime_ns != before.st_ctime_ns:
+            break
 
 
 def swap_for_directory(path: Path) -> None:
