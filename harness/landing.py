@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -156,3 +157,9 @@ def _part(dest: Path) -> Path:
 def _remove(tree: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(tree)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -30,13 +30,8 @@ AGENT_PORT = "name=cpumap-lab.agent"
 
 def check_kernels() -> Iterator[Item]:
     """Say whether kernels can be fetched, and which are here."""
-    from harness.apt import (  # noqa: PLC0415
-        KEYRINGS,
-        Archive,
-        machine_sources,
-        own_codename,
-        pick_mirrors,
-    )
+    from harness.apt import Archive, own_codename  # noqa: PLC0415
+    from harness.apt.mirrors import KEYRINGS, machine_sources, pick_mirrors  # noqa: PLC0415
     from harness.kernels import cached  # noqa: PLC0415
 
     here = cached()

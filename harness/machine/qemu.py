@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.apt import sha256_of
 from harness.deb import version_key
 from harness.errors import ToolMissing
-from harness.landing import write_atomically
+from harness.landing import sha256_of, write_atomically
 from harness.paths import cache_dir
 
 if TYPE_CHECKING:

@@ -10,12 +10,13 @@ from pathlib import Path
 import filelock
 import pytest
 
-import harness.apt
+import harness.apt.mirrors
 import harness.landing
-from harness.apt import Archive, Source, own_codename, pick_mirrors, sha256_of
+from harness.apt import Archive, own_codename
+from harness.apt.mirrors import Source, pick_mirrors
 from harness.deb import unpack, version_key
 from harness.errors import CacheError, FetchFailed, ToolMissing
-from harness.landing import cache_errors, land_directory, take_away, write_atomically
+from harness.landing import cache_errors, land_directory, sha256_of, take_away, write_atomically
 from harness.tests.fakes import FakeApt, make_ar, make_deb
 
 
@@ -24,8 +25,8 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeApt:
     monkeypatch.setenv("CPUMAP_LAB_CACHE", str(tmp_path / "cache"))
     keyring = tmp_path / "keyring.gpg"
     keyring.touch()
-    monkeypatch.setattr(harness.apt, "KEYRINGS", (tmp_path / "none.gpg", keyring))
-    monkeypatch.setattr(harness.apt, "own_codename", lambda: "bookworm")
+    monkeypatch.setattr(harness.apt.mirrors, "KEYRINGS", (tmp_path / "none.gpg", keyring))
+    monkeypatch.setattr(harness.apt.mirrors, "own_codename", lambda: "bookworm")
     fake = FakeApt(tmp_path / "fake")
     fake.install(monkeypatch)
     return fake
@@ -131,7 +132,7 @@ def test_no_apt(apt: FakeApt, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_keyring(apt: FakeApt, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness.apt, "KEYRINGS", (Path("/nonexistent/keyring"),))
+    monkeypatch.setattr(harness.apt.mirrors, "KEYRINGS", (Path("/nonexistent/keyring"),))
     with pytest.raises(ToolMissing, match="keyring"):
         Archive().refresh()
 

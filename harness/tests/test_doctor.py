@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-import harness.apt
+import harness.apt.mirrors
 import harness.doctor.build
 import harness.doctor.cli
 import harness.doctor.emulator
@@ -314,9 +314,9 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine whose apt is in order; the keyring's path."""
     keyring = tmp_path / "keyring.gpg"
     keyring.touch()
-    monkeypatch.setattr(harness.apt, "KEYRINGS", (keyring,))
-    monkeypatch.setattr(harness.apt, "machine_sources", list)
-    monkeypatch.setattr(harness.apt, "pick_mirrors", lambda *_: ("uri", None))
+    monkeypatch.setattr(harness.apt.mirrors, "KEYRINGS", (keyring,))
+    monkeypatch.setattr(harness.apt.mirrors, "machine_sources", list)
+    monkeypatch.setattr(harness.apt.mirrors, "pick_mirrors", lambda *_: ("uri", None))
     return keyring
 
 
@@ -340,7 +340,7 @@ def test_no_archive_is_no_harm_where_kernels_are(
     def none() -> list[object]:
         raise FetchFailed("no Debian archive", remedy="use a kernel of your own")
 
-    monkeypatch.setattr(harness.apt, "machine_sources", none)
+    monkeypatch.setattr(harness.apt.mirrors, "machine_sources", none)
     apt, _ = check_kernels()
     assert (apt.state, apt.remedy) == (State.MISSING, "use a kernel of your own")
     here = Cached("debian:6.1", Path(), "6.1.0-56-cloud-amd64", "6.1.192-2", "cloud", 90_000_000)

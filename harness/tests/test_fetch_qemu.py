@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import harness.apt
+import harness.apt.mirrors
 import harness.machine.fetch_qemu
-from harness.apt import sha256_of
 from harness.errors import FetchFailed, ToolMissing
+from harness.landing import sha256_of
 from harness.machine.fetch_cli import qemu as commands
 from harness.machine.fetch_qemu import fetch_qemu
 from harness.machine.qemu import PROGRAM, Qemu, find_qemu
@@ -37,8 +37,8 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeApt:
     monkeypatch.delenv("CPUMAP_LAB_QEMU", raising=False)
     monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
     (tmp_path / "keyring.gpg").touch()
-    monkeypatch.setattr(harness.apt, "KEYRINGS", (tmp_path / "keyring.gpg",))
-    for module in (harness.apt, harness.machine.fetch_qemu):
+    monkeypatch.setattr(harness.apt.mirrors, "KEYRINGS", (tmp_path / "keyring.gpg",))
+    for module in (harness.apt.mirrors, harness.machine.fetch_qemu):
         monkeypatch.setattr(module, "own_codename", lambda: "bookworm")
     fake = FakeApt(tmp_path / "fake")
     fake.install(monkeypatch)

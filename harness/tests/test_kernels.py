@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import harness.apt
-from harness.apt import Package, sha256_of
+import harness.apt.mirrors
+from harness.apt import Package
 from harness.errors import CacheError, FetchFailed, KernelNotFound, UserError
 from harness.kernels import KernelImage, cached, plan_modules, prune, read_module, resolve
 from harness.kernels.bzimage import extract_elf, has_pvh_entry, read_bzimage
@@ -17,6 +17,7 @@ from harness.kernels.cli import kernels as commands
 from harness.kernels.debian import builds_of, choose
 from harness.kernels.image import kernel_numbers
 from harness.kernels.spec import DebianSpec, PathSpec, parse_spec
+from harness.landing import sha256_of
 from harness.tests.fakes import (
     PACKERS,
     PVH,
@@ -264,7 +265,7 @@ def test_no_kernel(tmp_path: Path, content: bytes, found: str) -> None:
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeApt:
     monkeypatch.setenv("CPUMAP_LAB_CACHE", str(tmp_path / "cache"))
     (tmp_path / "keyring.gpg").touch()
-    monkeypatch.setattr(harness.apt, "KEYRINGS", (tmp_path / "keyring.gpg",))
+    monkeypatch.setattr(harness.apt.mirrors, "KEYRINGS", (tmp_path / "keyring.gpg",))
     fake = FakeApt(tmp_path / "fake")
     fake.install(monkeypatch)
     return fake

@@ -7,49 +7,27 @@ its own. The mirror is the one that the machine's apt is configured for, asked a
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import platform
 import re
-import shutil
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.apt import mirrors
+from harness.apt.tool import Apt, failure
 from harness.deb import version_key
-from harness.errors import CacheError, FetchFailed, ToolMissing
-from harness.landing import LOCK_DEADLINE, cache_errors, locked, write_atomically
+from harness.errors import FetchFailed
+from harness.landing import cache_errors, locked, sha256_of, write_atomically
 from harness.paths import cache_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being fetched, and how much of how much (bytes; percent for indices)."""
+    from harness.apt.tool import Progress
 
-SUITES = (
-    "bullseye",
-    "bookworm",
-    "bookworm-backports",
-    "trixie",
-    "trixie-backports",
-    "sid",
-    "experimental",
-)
-SECURITY_SUITES = ("bullseye-security", "bookworm-security", "trixie-security")
-KEYRINGS = (
-    Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
-    Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
-)
 FRESH = 6 * 3600.0
 """Seconds after which the indices are brought again."""
-
-_NO_APT = "fetch on a Debian machine, or use a kernel of your own: path:BZIMAGE[,modules=DIR]"
 
 
 @dataclass(frozen=True)
@@ -113,7 +91,7 @@ class Archive:
         """
         with locked(self.root / "apt"):
             self._refresh(progress=progress)
-            found = self._apt("apt-cache", "search", "--names-only", f"^({pattern})$")
+            found = self._tools.must("apt-cache", "search", "--names-only", f"^({pattern})$")
             names = sorted({line.split(" ", 1)[0] for line in found.splitlines()})
             return self._describe(names)
 
@@ -160,7 +138,7 @@ class Archive:
                 narrow, "".join(line for line in lines if line.split()[-2] in own).encode()
             )
             backports = f"{codename}-backports"
-            plan = self._apt(
+            plan = self._tools.must(
                 "apt-get",
                 *("-o", f"Dir::Etc::sourcelist={narrow}"),
                 # The package cache on disk belongs to the full source list.
@@ -208,7 +186,7 @@ class Archive:
         with locked(self.root / "apt"), cache_errors(str(into)):
             work.mkdir(exist_ok=True)
             into.mkdir(parents=True, exist_ok=True)
-            self._apt(
+            self._tools.must(
                 "apt-get",
                 "download",
                 *(f"{package.name}={package.version}" for package in packages),
@@ -244,6 +222,10 @@ class Archive:
     # What follows runs with the lock held.
 
     @property
+    def _tools(self) -> Apt:
+        return Apt(self.root)
+
+    @property
     def _stamp(self) -> Path:
         return self.root / "refreshed.json"
 
@@ -254,17 +236,17 @@ class Archive:
     def _refresh(self, *, force: bool = False, progress: Progress | None = None) -> tuple[str, ...]:
         if not force and self.age() < FRESH:
             return tuple(json.loads(self._stamp.read_text())["notes"])
-        self._configure()
+        self._tools.configure(mirrors.source_list())
         with cache_errors(str(self.root)):
             (self.root / "lists" / "partial").mkdir(parents=True, exist_ok=True)
             (self.root / "archives" / "partial").mkdir(parents=True, exist_ok=True)
-        code, out, err = self._run(
+        code, out, err = self._tools.run(
             "apt-get", "update", what="package indices", total=100, progress=progress
         )
         complaints = [line for line in err.splitlines() if line.startswith(("E:", "W:"))]
         usable = self._suites()
         if not usable or "No space left" in err:
-            raise _failure("apt-get update", err or out)
+            raise failure("apt-get update", err or out)
         notes = [
             f"{suite}: {_reason(suite, complaints)}"
             for suite in _suite_names(self._source_list.read_text())
@@ -278,34 +260,8 @@ class Archive:
             write_atomically(self._stamp, json.dumps({"notes": notes}).encode())
         return tuple(notes)
 
-    def _configure(self) -> None:
-        keyring = next((path for path in KEYRINGS if path.exists()), None)
-        if keyring is None:
-            raise ToolMissing(
-                f"no Debian archive keyring ({KEYRINGS[0]}) to verify packages with",
-                remedy="install the package debian-archive-keyring",
-            )
-        codename = own_codename()
-        main, security = pick_mirrors(machine_sources(), codename)
-        # The machine's own release may be newer than this list: QEMU comes from there.
-        suites = dict.fromkeys(
-            [*SUITES, *([codename, f"{codename}-backports"] if codename else [])]
-        )
-        security_suites = dict.fromkeys(
-            [*SECURITY_SUITES, *([f"{codename}-security"] if codename else [])]
-        )
-        pairs = [(main, suite) for suite in suites]
-        if security:
-            pairs += [(security, suite) for suite in security_suites]
-        options = f"[arch=amd64 signed-by={keyring}]"
-        write_atomically(
-            self._source_list,
-            "".join(f"deb {options} {uri} {suite} main\n" for uri, suite in pairs).encode(),
-        )
-        write_atomically(self.root / "apt.conf", _CONFIGURATION.format(root=self.root).encode())
-
     def _suites(self) -> set[str]:
-        rows = self._apt(
+        rows = self._tools.must(
             "apt-get", "indextargets", "--format", "$(CREATED_BY) $(RELEASE)"
         ).splitlines()
         return {row.split()[1] for row in rows if row.startswith("Packages ")}
@@ -315,13 +271,13 @@ class Archive:
         if not names:
             return []
         suites: dict[tuple[str, str], dict[str, None]] = {}
-        for line in self._apt("apt-cache", "madison", *names).splitlines():
+        for line in self._tools.must("apt-cache", "madison", *names).splitlines():
             name, version, source = (cell.strip() for cell in line.split("|"))
             if source.endswith("Packages"):
                 suite = source.split()[1].partition("/")[0]
                 suites.setdefault((name, version), {})[suite] = None
         found: dict[tuple[str, str], Package] = {}
-        for stanza in self._apt("apt-cache", "show", *names, tolerate=True).split("\n\n"):
+        for stanza in self._tools.must("apt-cache", "show", *names, tolerate=True).split("\n\n"):
             fields = dict(re.findall(r"^([\w-]+): (.*)$", stanza, re.MULTILINE))
             key = fields.get("Package", ""), fields.get("Version", "")
             if "SHA256" in fields and key in suites:
@@ -336,181 +292,6 @@ class Archive:
             found.values(), key=lambda package: (package.name, version_key(package.version))
         )
 
-    def _apt(
-        self,
-        tool: str,
-        *arguments: str,
-        cwd: Path | None = None,
-        tolerate: bool = False,
-        what: str = "",
-        total: int = 0,
-        progress: Progress | None = None,
-    ) -> str:
-        code, out, err = self._run(
-            tool, *arguments, cwd=cwd, what=what, total=total, progress=progress
-        )
-        if code and not tolerate:
-            raise _failure(f"{tool} {' '.join(arguments)}", err or out)
-        return out
-
-    def _run(
-        self,
-        tool: str,
-        *arguments: str,
-        cwd: Path | None = None,
-        what: str = "",
-        total: int = 0,
-        progress: Progress | None = None,
-    ) -> tuple[int, str, str]:
-        # apt holds the lock itself, through flock(1): if this process is killed, an apt that
-        # outlives it still keeps others out of its unfinished files.
-        command = [
-            *("flock", "--no-fork", "--timeout", f"{LOCK_DEADLINE:.0f}", str(self.root / "busy")),
-            tool,
-            *("-c", str(self.root / "apt.conf")),
-        ]
-        read, write = os.pipe()
-        with (
-            open(read) as status,
-            tempfile.TemporaryFile("w+") as out,
-            tempfile.TemporaryFile("w+") as err,
-        ):
-            try:
-                process = _start(
-                    [*command, "-o", f"APT::Status-Fd={write}", *arguments],
-                    cwd=cwd,
-                    stdout=out,
-                    stderr=err,
-                    pass_fds=(write,),
-                )
-            finally:
-                os.close(write)
-            try:
-                for line in status:
-                    kind, _, rest = line.partition(":")
-                    if kind == "dlstatus" and progress and total:
-                        progress(what, int(float(rest.split(":")[1]) * total / 100), total)
-                code = process.wait()
-            except BaseException:
-                process.kill()
-                process.wait()
-                raise
-            out.seek(0)
-            err.seek(0)
-            return code, out.read(), err.read()
-
-
-_CONFIGURATION = """\
-Dir::State "{root}/";
-Dir::State::lists "lists/";
-Dir::State::status "/var/lib/dpkg/status";
-Dir::Cache "{root}/";
-Dir::Cache::archives "archives/";
-Dir::Cache::pkgcache "pkgcache.bin";
-Dir::Cache::srcpkgcache "";
-Dir::Etc::sourcelist "{root}/sources.list";
-Dir::Etc::sourceparts "/dev/null";
-Dir::Etc::preferences "/dev/null";
-Dir::Etc::preferencesparts "/dev/null";
-// The machine's hooks are for the machine's own packages.
-#clear APT::Update;
-#clear DPkg::Post-Invoke;
-APT::Update::Error-Mode "any";
-APT::Architecture "amd64";
-APT::Sandbox::User "";
-APT::Get::Show-User-Simulation-Note "false";
-Acquire::Languages "none";
-Acquire::Retries "3";
-// An archived release is signed but no longer re-dated, and old kernels are what we come for.
-Acquire::Check-Valid-Until "false";
-"""
-
-
-def own_codename() -> str:
-    """Return the machine's own release, like "bookworm" ("" if it does not say)."""
-    try:
-        return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
-    except OSError:
-        return ""
-
-
-@dataclass(frozen=True)
-class Source:
-    """One package index that the machine's apt is configured for (apt's index target)."""
-
-    uri: str
-    release: str
-    component: str
-    origin: str
-
-
-def machine_sources() -> list[Source]:
-    """Return the package indices that the machine's own apt is configured for.
-
-    Raises:
-        ToolMissing: no apt on this machine.
-        FetchFailed: apt does not understand its own configuration.
-    """
-    fields = "$(CREATED_BY)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(ORIGIN)"
-    rows: list[Source] = []
-    # With release information only those already downloaded are listed, and a fresh container has
-    # none; without, the origin is not known.
-    for options in ([], ["--no-release-info"]):
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            command = ["apt-get", "indextargets", *options, "--format", fields]
-            code = _start(command, stdout=out, stderr=err).wait()
-            out.seek(0)
-            err.seek(0)
-            if code:
-                raise _failure(" ".join(command), err.read())
-            for line in out:
-                created_by, *cells = line.strip().split("|")
-                if created_by == "Packages" and len(cells) == 4:
-                    rows.append(Source(*cells))
-        if rows:
-            break
-    return rows
-
-
-def pick_mirrors(sources: Sequence[Source], codename: str) -> tuple[str, str | None]:
-    """Return the URI of the main Debian archive and that of the security archive, if configured.
-
-    Args:
-        sources: what the machine's apt is configured for.
-        codename: the machine's own release.
-
-    Raises:
-        FetchFailed: no Debian archive among them.
-    """
-    aliases = {codename, "stable", "oldstable", "testing", "unstable", "sid"}
-    updates = {source.uri for source in sources if source.release.endswith("-updates")}
-    main = [s for s in sources if s.component == "main" and s.release in aliases]
-    # A third party's repository may bear the same release name; only Debian's own has the origin,
-    # and (before any index is there) the -updates suite beside it.
-    main.sort(key=lambda s: (s.origin != "Debian", s.uri not in updates))
-    if not main:
-        raise FetchFailed(
-            "the machine's apt is not configured for a Debian archive",
-            remedy=_NO_APT,
-        )
-    security = [
-        s
-        for s in sources
-        if s.component == "main" and s.release.endswith(("-security", "/updates"))
-    ]
-    security.sort(key=lambda s: s.origin != "Debian")
-    return main[0].uri, security[0].uri if security else None
-
-
-def _start(command: list[str], **options: object) -> subprocess.Popen[str]:
-    tool = next(word for word in command if word.startswith("apt-"))
-    for program in {command[0], tool}:
-        if shutil.which(program) is None:
-            raise ToolMissing(f"there is no {program} on this machine", remedy=_NO_APT)
-    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
-        command, stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"}, text=True, **options
-    )
-
 
 def _suite_names(source_list: str) -> list[str]:
     return [line.split()[-2] for line in source_list.splitlines()]
@@ -523,27 +304,6 @@ def _reason(suite: str, complaints: Sequence[str]) -> str:
     return said[-1] if said else "no index"
 
 
-def _failure(command: str, output: str) -> FetchFailed | CacheError:
-    lines = output.strip().splitlines()
-    errors = [line for line in lines if line.startswith("E:")]
-    tail = "; ".join(errors[:3] or lines[-3:]) or "no output"
-    if "No space left" in output or "enough free space" in output:
-        return CacheError(
-            f"`{command}` filled the disk: {tail}",
-            remedy="free some space, or point CPUMAP_LAB_CACHE to a larger disk",
-        )
-    return FetchFailed(
-        f"`{command}` failed: {tail}",
-        remedy="check that this machine's apt reaches its mirror (`apt-get update`) and try again",
-    )
-
-
 def _brought(work: Path, package: Package) -> Path | None:
     stem = f"{package.name}_{package.version.replace(':', '%3a')}_"
     return next((path for path in work.iterdir() if path.name.startswith(stem)), None)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
