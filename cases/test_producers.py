@@ -42,6 +42,8 @@ def test_more_cpus_than_a_bulk_holds(lab: Casework, producer: int) -> None:
     assert by_producer(lab) == {(producer, cpu): 40 for cpu in lab.cpus}
 
 
+@pytest.mark.proves("bq_enqueue", "a bulk of 8 is flushed before the ninth frame is appended")
+@pytest.mark.proves("bq_flush_to_queue", "a bulk is offered at once and traced as one event")
 def test_bulks_hold_eight_frames_at_most(lab: Casework) -> None:
     lab.steer(1, entries={1: 1024})
     lab.send(frames=500)

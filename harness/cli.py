@@ -26,6 +26,10 @@ COMMANDS = {
         "harness.doctor",
         "Say what is here, what is missing, what it costs, and what to do about it.",
     ),
+    "contract": (
+        "harness.contract.cli",
+        "Say what cpumap.c does, since when, and which cases prove it.",
+    ),
     "bench": (
         "harness.bench.cli",
         "Measure boot, clone and traffic here, and say what limits them.",
@@ -94,7 +98,8 @@ def cpumap_lab() -> None:
       cpumap-lab kernels fetch debian:6.12 debian:7.3-rt
       cpumap-lab snapshots prune
       cpumap-lab qemu show
-    cpumap-lab doctor
+      cpumap-lab contract --json
+      cpumap-lab doctor
 
     Fetched kernels, snapshots and results live in $CPUMAP_LAB_CACHE (by default in cpumap-lab in
     the XDG cache directory).

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.casework import Casework
+from harness.contract.claims import MARK, why_not
 from harness.errors import LabError, UserError
 from harness.judge import judge_error
 from harness.kernels import remembered
@@ -59,6 +60,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     config.addinivalue_line(
         "markers", "machine(cpus, memory_mib, nics, append): the guest that this case needs"
+    )
+    config.addinivalue_line(
+        "markers",
+        f"{MARK}(function, behaviour, since=GATE, until=GATE): what this case proves of cpumap.c; "
+        "where nothing of it holds, the case is skipped",
     )
     try:
         Topology(cpus=config.getoption("--cpus"), append=config.getoption("--append"))
@@ -112,8 +118,12 @@ def topology(request: pytest.FixtureRequest) -> Topology:
 
 
 @pytest.fixture
-def lab(workshop: Lab, kernel_spec: str, topology: Topology) -> Iterator[Casework]:
+def lab(
+    request: pytest.FixtureRequest, workshop: Lab, kernel_spec: str, topology: Topology
+) -> Iterator[Casework]:
     """A pristine guest of the kernel under test, and what to do with it."""
+    if reason := why_not(request.node, workshop.kernel(kernel_spec).numbers):
+        pytest.skip(reason)
     with workshop.open(kernel_spec, topology) as guest:
         yield Casework(guest)
 

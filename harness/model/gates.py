@@ -138,6 +138,24 @@ GRO = Gate(
     "4f8ab26a034f, 57efe762cd3c, bpf: cpumap: switch to GRO, reuse skb array",
     "booted: 6.1 without, 7.3 with",
 )
+SKB_BUILT_BY_XDP = Gate(
+    "net/core/xdp.c makes skbs of frames, not cpumap.c",
+    (5, 12),
+    "97a0e1ea7b41, net, xdp: Introduce __xdp_build_skb_from_frame utility routine",
+    "read: 5.10, 6.1",
+)
+ENTRY_WORK = Gate(
+    "an entry is freed by one work after a grace period; it has no references",
+    (6, 6),
+    "8f8500a247c9, bpf, cpumap: Use queue_rcu_work() to remove unnecessary rcu_barrier()",
+    "read: 6.1, 6.12",
+)
+FLUSH_LISTS_ON_STACK = Gate(
+    "a NAPI poll has its own list of bulk queues to flush, not its CPU",
+    (6, 11),
+    "3f9fe37d9e16, net: Move per-CPU flush-lists to bpf_net_context on PREEMPT_RT",
+    "read: 6.1, 6.12",
+)
 FULL_COMM = Gate(
     "a kthread's whole name stands in /proc, not its first 15 characters",
     (5, 17),

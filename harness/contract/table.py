@@ -1,0 +1,123 @@
+"""The table of the contract: every claim of every case, collected by pytest itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.contract.claims import Claim, claims_of, show
+from harness.contract.functions import FUNCTIONS
+from harness.errors import UserError
+from harness.paths import REPO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+CASES = REPO / "cases"
+OLDEST = (5, 10)
+NEWEST_STABLE = 9999
+"""A series is judged as its newest release: it has all that was ever backported to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A behaviour of a function.
+
+    Attributes:
+        function: of cpumap.c.
+        behaviour: what it does.
+        since: first version that does so, "5.10" for all.
+        until: first version that does so no longer, None if all later ones do.
+        kernels: those of the matrix that do so.
+        cases: node ids of the cases that prove it, without parameters.
+    """
+
+    function: str
+    behaviour: str
+    since: str
+    until: str | None
+    kernels: tuple[str, ...]
+    cases: tuple[str, ...]
+
+
+class _Collector:
+    """Listens to a collection of pytest's."""
+
+    def __init__(self) -> None:
+        self.items: list[pytest.Item] = []
+        self.errors: list[str] = []
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.errors.append(report.longreprtext)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.items = session.items
+
+
+def collect_cases() -> list[pytest.Item]:
+    """Return the cases as pytest collects them; no guest is booted.
+
+    Raises:
+        UserError: a case cannot be imported.
+    """
+    collector = _Collector()
+    quiet = ["--collect-only", "-p", "no:terminal", "-p", "no:cacheprovider"]
+    where = [f"--rootdir={REPO}", f"--ignore={CASES / 'lab'}", str(CASES)]
+    status = pytest.main([*quiet, *where], plugins=[collector])
+    if status != pytest.ExitCode.OK:
+        raise UserError("the cases cannot be collected", remedy="\n".join(collector.errors))
+    return collector.items
+
+
+def table_of(claims: Iterable[tuple[str, Claim]]) -> list[Row]:
+    """Merge what cases claim into rows, in the order of the functions in cpumap.c.
+
+    Args:
+        claims: (case, claim) pairs.
+
+    Raises:
+        UserError: two cases say the same of a function, but not of the same kernels.
+    """
+    proofs: dict[Claim, dict[str, None]] = {}
+    for case, claim in claims:
+        proofs.setdefault(claim, {})[case] = None
+    told: set[tuple[str, str]] = set()
+    for claim in proofs:
+        if (claim.function, claim.behaviour) in told:
+            raise UserError(f"{claim.function}: {claim.behaviour!r} has marks of different gates")
+        told.add((claim.function, claim.behaviour))
+    place = {name: number for number, name in enumerate(FUNCTIONS)}
+    ordered = sorted(proofs, key=lambda claim: place[claim.function])
+    return [_row(claim, tuple(proofs[claim])) for claim in ordered]
+
+
+def read_contract() -> list[Row]:
+    """Return the table.
+
+    Raises:
+        UserError: a mark is wrong.
+    """
+    items = collect_cases()
+    return table_of((item.nodeid.partition("[")[0], c) for item in items for c in claims_of(item))
+
+
+def matrix_kernels() -> dict[str, tuple[int, ...]]:
+    """Return the kernels of the matrix, by their short names."""
+    names = ("5.10", "6.1", "6.12", "6.16", "6.18", "7.2", "7.3", "7.3-rt")
+    return {name: (*map(int, name.removesuffix("-rt").split(".")), NEWEST_STABLE) for name in names}
+
+
+def _row(claim: Claim, cases: tuple[str, ...]) -> Row:
+    since = max((gate.since for gate in claim.opening), default=OLDEST)
+    until = min((gate.since for gate in claim.closing), default=None)
+    return Row(
+        claim.function,
+        claim.behaviour,
+        show(since),
+        show(until) if until else None,
+        tuple(name for name, numbers in matrix_kernels().items() if claim.holds(numbers)),
+        cases,
+    )
