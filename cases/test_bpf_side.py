@@ -42,6 +42,7 @@ def with_map_first(helper: int, fd: int) -> bytes:
     )
 
 
+@pytest.mark.proves("cpu_map_ops", "a program can redirect into a map and do nothing else with it")
 @pytest.mark.parametrize("value_size", [4, 8])
 def test_the_verifier_refuses_every_other_helper(lab: Casework, value_size: int) -> None:
     with Answers(lab) as ask:
@@ -63,6 +64,13 @@ def test_the_verifier_refuses_every_other_helper(lab: Casework, value_size: int)
         ask.check("load of a program that jumps through it", EINVAL, result.errno)
 
 
+@pytest.mark.proves("cpu_map_redirect", "it answers XDP_REDIRECT where there is an entry")
+@pytest.mark.proves(
+    "cpu_map_redirect", "without an entry it answers the action in the low two bits of its flags"
+)
+@pytest.mark.proves(
+    "cpu_map_redirect", "any other bit in its flags is XDP_ABORTED, with an entry or without"
+)
 @pytest.mark.parametrize("value_size", [4, 8])
 def test_redirect_answers_by_entry_and_flags(lab: Casework, value_size: int) -> None:
     """The low two bits name the action for a missing entry; any other bit is an error."""
@@ -74,6 +82,7 @@ def test_redirect_answers_by_entry_and_flags(lab: Casework, value_size: int) -> 
                 ask.redirects(cpumap, key, flags)
 
 
+@pytest.mark.proves("__cpu_map_lookup_elem", "a key counts to 32 bits")
 def test_redirect_takes_keys_of_32_bits(lab: Casework) -> None:
     with Answers(lab) as ask:
         cpumap = ask.cpumap()

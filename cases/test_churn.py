@@ -38,8 +38,12 @@ def rounds_while_sending(run: Steering) -> Iterator[int]:
             yield number
 
 
+@pytest.mark.proves(
+    "__cpu_map_entry_replace",
+    "an entry replaced under traffic loses no frame untold",
+    since=UPDATE_WAITS,
+)
 def test_entries_are_replaced_under_traffic(lab: Casework) -> None:
-    lab.needs(UPDATE_WAITS)
     run = lab.steer(lab.cpus)
     for number in rounds_while_sending(run):
         run.set(number % len(lab.cpus), QSIZES[number % len(QSIZES)])
@@ -49,8 +53,12 @@ def test_entries_are_replaced_under_traffic(lab: Casework) -> None:
     assert books.delivered == FRAMES - books.queue_drops
 
 
+@pytest.mark.proves(
+    "__cpu_map_entry_replace",
+    "an entry deleted under traffic loses no frame untold",
+    since=UPDATE_WAITS,
+)
 def test_entries_come_and_go_under_traffic(lab: Casework) -> None:
-    lab.needs(UPDATE_WAITS)
     run = lab.steer(lab.cpus)
     for number in rounds_while_sending(run):
         cpu = number % len(lab.cpus)
@@ -61,8 +69,12 @@ def test_entries_come_and_go_under_traffic(lab: Casework) -> None:
     assert books.delivered == FRAMES - books.queue_drops - books.aborted
 
 
+@pytest.mark.proves(
+    "__cpu_map_entry_replace",
+    "under traffic each frame meets the old program or the new",
+    since=UPDATE_WAITS,
+)
 def test_programs_are_replaced_under_traffic(lab: Casework) -> None:
-    lab.needs(UPDATE_WAITS)
     run = lab.steer(2, entries={2: 1024})
     programs = [load_verdicts(lab.guest, [v]) for v in (XdpAction.PASS, XdpAction.DROP)]
     for number in rounds_while_sending(run):

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 ROUNDS = 25
 
 
+@pytest.mark.proves("__cpu_map_entry_alloc", "each CPU, of 1 to 16, can be a destination")
+@pytest.mark.proves("cpu_map_init", "each CPU has its list of bulk queues to flush")
 @pytest.mark.parametrize(
     "cpus", [pytest.param(n, marks=pytest.mark.machine(cpus=n)) for n in (1, 2, 8, 16)]
 )

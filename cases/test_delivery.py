@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 ROUNDS = 64
 
 
+@pytest.mark.proves("cpu_map_kthread_run", "a frame is delivered once, on the CPU of its entry")
 def test_round_robin_reaches_every_cpu(lab: Casework) -> None:
     lab.steer(lab.cpus)
     lab.send(frames=ROUNDS * len(lab.cpus))
@@ -21,6 +22,8 @@ def test_round_robin_reaches_every_cpu(lab: Casework) -> None:
     assert books.queue_drops == 0
 
 
+@pytest.mark.proves("cpu_map_kthread_run", "a frame is delivered once, on the CPU of its entry")
+@pytest.mark.proves("__cpu_map_lookup_elem", "a key leads to its own entry and no other")
 @pytest.mark.parametrize("cpu", range(4))
 def test_one_entry_takes_all(lab: Casework, cpu: int) -> None:
     lab.steer(cpu, entries=dict.fromkeys(lab.cpus, 512))
@@ -31,6 +34,7 @@ def test_one_entry_takes_all(lab: Casework, cpu: int) -> None:
     assert books.delivered == 500
 
 
+@pytest.mark.proves("cpu_map_kthread_run", "a flow keeps to its entry's CPU, in order")
 def test_flows_keep_to_their_cpu(lab: Casework) -> None:
     lab.steer(lab.cpus, by="flow")
     flow = lab.run.flow(frames=100)

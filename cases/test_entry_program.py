@@ -52,6 +52,7 @@ def bad_programs(ask: Answers, cpumap: Twin) -> list[Ref]:
     ]
 
 
+@pytest.mark.proves("__cpu_map_load_bpf_program", "the entry's value names its program by id")
 def test_the_value_names_the_program(lab: Casework) -> None:
     with Answers(lab) as ask:
         cpumap, other = ask.cpumap(), ask.cpumap()
@@ -64,6 +65,15 @@ def test_the_value_names_the_program(lab: Casework) -> None:
                 cpumap.lookup(key)
 
 
+@pytest.mark.proves(
+    "__cpu_map_load_bpf_program",
+    "what is no program for cpumaps is refused: EBADF or EINVAL",
+    since=gates.PROGRAM_ERRNO,
+)
+@pytest.mark.proves(
+    "__cpu_map_entry_alloc", "any program that is refused is ENOMEM", until=gates.PROGRAM_ERRNO
+)
+@pytest.mark.proves("cpu_map_update_elem", "an update that fails leaves the old entry in place")
 def test_bad_programs_change_nothing(lab: Casework) -> None:
     with Answers(lab) as ask:
         cpumap = ask.cpumap()
@@ -75,6 +85,7 @@ def test_bad_programs_change_nothing(lab: Casework) -> None:
             cpumap.update(1, 66, bad, flags=2)
 
 
+@pytest.mark.proves("cpu_map_update_elem", "a qsize of 0 deletes, whatever program is named")
 def test_a_deletion_looks_at_no_program(lab: Casework) -> None:
     with Answers(lab) as ask:
         cpumap = ask.cpumap()
@@ -83,6 +94,7 @@ def test_a_deletion_looks_at_no_program(lab: Casework) -> None:
             cpumap.update(0, 0, bad)
 
 
+@pytest.mark.proves("__cpu_map_entry_alloc", "a descriptor of 0 or less is no program")
 def test_descriptors_up_to_0_are_no_program(lab: Casework) -> None:
     with Answers(lab) as ask:
         cpumap = ask.cpumap()
@@ -90,6 +102,7 @@ def test_descriptors_up_to_0_are_no_program(lab: Casework) -> None:
             cpumap.update(0, 64, Ref(fd, None))
 
 
+@pytest.mark.proves("cpu_map_update_elem", "a value of 4 bytes has no program")
 def test_a_short_value_has_no_program(lab: Casework) -> None:
     with Answers(lab) as ask:
         cpumap = ask.cpumap(value_size=4)
@@ -97,6 +110,9 @@ def test_a_short_value_has_no_program(lab: Casework) -> None:
         cpumap.update(0, 65, Ref(CLOSED_FD, CLOSED))
 
 
+@pytest.mark.proves("__cpu_map_load_bpf_program", "an entry holds its program")
+@pytest.mark.proves("__cpu_map_entry_free", "an entry that goes releases its program")
+@pytest.mark.proves("put_cpu_map_entry", "the last reference to go releases the program")
 @pytest.mark.parametrize("end", ["delete", "qsize 0", "replace", "close"])
 def test_an_entry_holds_its_program_while_it_lives(lab: Casework, end: str) -> None:
     with Answers(lab) as ask:
@@ -117,6 +133,7 @@ def test_an_entry_holds_its_program_while_it_lives(lab: Casework, end: str) -> N
         assert ask.wait_program_gone(prog_id)
 
 
+@pytest.mark.proves("__cpu_map_load_bpf_program", "a program that is refused is not held")
 def test_a_refused_program_is_not_held(lab: Casework) -> None:
     with Answers(lab) as ask:
         cpumap = ask.cpumap()
@@ -127,6 +144,9 @@ def test_a_refused_program_is_not_held(lab: Casework) -> None:
         assert ask.wait_program_gone(prog_id)
 
 
+@pytest.mark.proves("__cpu_map_load_bpf_program", "an entry holds its program")
+@pytest.mark.proves("__cpu_map_entry_free", "an entry that goes releases its program")
+@pytest.mark.proves("put_cpu_map_entry", "the last reference to go releases the program")
 def test_a_replaced_program_is_released_and_the_new_one_held(lab: Casework) -> None:
     with Answers(lab) as ask:
         cpumap = ask.cpumap()
@@ -141,12 +161,16 @@ def test_a_replaced_program_is_released_and_the_new_one_held(lab: Casework) -> N
         cpumap.lookup(0)
 
 
+@pytest.mark.proves(
+    "__cpu_map_load_bpf_program",
+    "the first program that a map sees decides whether all others take fragments",
+    since=gates.FRAGS,
+)
 @pytest.mark.parametrize("value_size", [4, 8])
 @pytest.mark.parametrize("first", [0, F_XDP_HAS_FRAGS])
 def test_a_redirector_decides_on_fragments(lab: Casework, first: int, value_size: int) -> None:
     """The first program that touches the map decides for all that come, whatever else it does."""
     with Answers(lab) as ask:
-        ask.needs(gates.FRAGS)
         cpumap, other = ask.cpumap(value_size=value_size), F_XDP_HAS_FRAGS - first
         ask.close(ask.redirector(cpumap, flags=first).fd)
         ask.redirector(cpumap, flags=other)
@@ -155,10 +179,14 @@ def test_a_redirector_decides_on_fragments(lab: Casework, first: int, value_size
             cpumap.update(0, 64, ask.program(flags=flags))
 
 
+@pytest.mark.proves(
+    "__cpu_map_load_bpf_program",
+    "the first program that a map sees decides whether all others take fragments",
+    since=gates.FRAGS,
+)
 @pytest.mark.parametrize("first", [0, F_XDP_HAS_FRAGS])
 def test_an_entry_decides_on_fragments(lab: Casework, first: int) -> None:
     with Answers(lab) as ask:
-        ask.needs(gates.FRAGS)
         cpumap, other = ask.cpumap(), F_XDP_HAS_FRAGS - first
         cpumap.update(0, 64, ask.program(flags=other, attach_type=ATTACH_XDP))  # refused before
         cpumap.update(0, 64, ask.program(flags=first))
@@ -169,10 +197,15 @@ def test_an_entry_decides_on_fragments(lab: Casework, first: int) -> None:
         ask.redirector(cpumap, flags=first)
 
 
+@pytest.mark.proves(
+    "__cpu_map_load_bpf_program", "a program bound to a device is refused", since=gates.DEV_BOUND
+)
+@pytest.mark.proves(
+    "cpu_map_redirect", "a program bound to a device may use it", since=gates.DEV_BOUND_REDIRECTOR
+)
 def test_a_program_bound_to_a_device(lab: Casework) -> None:
     """It may redirect into a cpumap, since 6.16 (6.12.35), and never be in one."""
     with Answers(lab) as ask:
-        ask.needs(gates.DEV_BOUND)
         cpumap = ask.cpumap()
         bound = {"flags": F_XDP_DEV_BOUND_ONLY, "ifindex": lab.guest.ifindex["eth0"]}
         cpumap.update(0, 64, ask.program(**bound))
@@ -182,6 +215,10 @@ def test_a_program_bound_to_a_device(lab: Casework) -> None:
         ask.redirector(ask.cpumap(), **bound)
 
 
+@pytest.mark.proves(
+    "__cpu_map_load_bpf_program",
+    "a program for entries can neither be attached to a device nor be test-run",
+)
 def test_an_entrys_program_runs_nowhere_else(lab: Casework) -> None:
     """Neither on a device nor in BPF_PROG_TEST_RUN."""
     with Answers(lab) as ask:
@@ -192,6 +229,13 @@ def test_an_entrys_program_runs_nowhere_else(lab: Casework) -> None:
             ask.check(f"attach in {mode} mode", EINVAL, bpf(ask.calls, LINK_CREATE, front).errno)
 
 
+@pytest.mark.proves(
+    "cpu_map_prog_allowed", "a map with room for programs keeps its redirectors from generic XDP"
+)
+@pytest.mark.proves(
+    "cpu_map_generic_redirect",
+    "a program that redirects into any cpumap may be attached in generic mode",
+)
 @pytest.mark.parametrize("value_size", [4, 8])
 def test_where_a_redirector_may_be_attached(lab: Casework, value_size: int) -> None:
     """5.10 lets no generic program use a cpumap that has room for programs."""

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from harness.casework import Casework
 
 FRAMES = 120
+MODES = [
+    "native",
+    pytest.param(
+        "generic",
+        marks=pytest.mark.proves(
+            "cpu_map_bpf_prog_run_skb", "the program of an entry runs on skbs"
+        ),
+    ),
+]
 INVALID = 99
 PASS, DROP, ABORTED, TX, REDIRECT = (
     XdpAction.PASS,
@@ -24,12 +33,25 @@ PASS, DROP, ABORTED, TX, REDIRECT = (
 )
 
 
-@pytest.mark.parametrize("mode", ["native", "generic"])
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_xdp",
+    "DROP, ABORTED, TX, unknown actions and failed redirects drop the frame and count as xdp_drop",
+)
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_skb",
+    "each skb of a batch that is not passed is dropped",
+    since=EVERY_SKB_RUN,
+)
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_skb",
+    "the first skb that is not passed ends the run: the batch's others bypass the program",
+    until=EVERY_SKB_RUN,
+)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("verdict", [DROP, ABORTED, TX, INVALID, REDIRECT])
 def test_whatever_does_not_pass_is_dropped_and_counted(
     lab: Casework, verdict: int, mode: str
 ) -> None:
-    lab.needs_mode(mode)
     run = lab.steer(2, entries={}, mode=mode)
     run.set(2, 512, load_verdicts(lab.guest, [verdict]))
     lab.send(frames=FRAMES)
@@ -42,6 +64,10 @@ def test_whatever_does_not_pass_is_dropped_and_counted(
     assert len(errors) == (books.prog_drop if verdict == REDIRECT else 0)
 
 
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_xdp",
+    "each frame of a batch has its own verdict, counted as xdp_pass or xdp_drop",
+)
 def test_verdicts_are_taken_frame_by_frame(lab: Casework) -> None:
     run = lab.steer(2, entries={})
     run.set(2, 512, load_verdicts(lab.guest, [PASS, DROP, PASS, ABORTED, TX, PASS]))
@@ -51,6 +77,12 @@ def test_verdicts_are_taken_frame_by_frame(lab: Casework) -> None:
     assert books.delivered == FRAMES // 2
 
 
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_xdp", "the program runs once for each frame, on the entry's CPU"
+)
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_xdp", "the program sees the frame's device, and 0 for its queue"
+)
 def test_the_program_runs_once_per_frame_on_the_entrys_cpu(lab: Casework) -> None:
     run = lab.steer(2, entries={})
     looker = Looker(lab.guest, frames=FRAMES)
@@ -63,6 +95,23 @@ def test_the_program_runs_once_per_frame_on_the_entrys_cpu(lab: Casework) -> Non
     ] * FRAMES
 
 
+@pytest.mark.proves("cpu_map_enqueue", "a frame keeps the device that it came in by")
+@pytest.mark.machine(nics=2)
+def test_frames_keep_the_device_that_they_came_in_by(lab: Casework) -> None:
+    run = lab.steer(2, entries={}, nics=(0, 1))
+    looker = Looker(lab.guest, frames=2 * FRAMES)
+    run.set(2, 512, looker.program)
+    for nic in (0, 1):
+        run.send([run.flow(FRAMES, nic=nic)])
+    lab.close()
+    first, second = (lab.guest.ifindex[name] for name in ("eth0", "eth1"))
+    seen = [look.ingress_ifindex for look in looker.looks()]
+    assert seen == [first] * FRAMES + [second] * FRAMES
+
+
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_xdp", "a frame arrives with the ends that its program gave it"
+)
 def test_a_program_may_move_the_frames_ends(lab: Casework) -> None:
     run = lab.steer(2, entries={}, socket=False)
     run.set(2, 512, Looker(lab.guest, frames=FRAMES, tail=20, head=16).program)
@@ -72,6 +121,7 @@ def test_a_program_may_move_the_frames_ends(lab: Casework) -> None:
     assert {hop.length for hop in run.arrivals()} == {180}
 
 
+@pytest.mark.proves("cpu_map_bpf_prog_run", "what a batch redirects is flushed with the batch")
 def test_a_chain_of_entries_delivers_at_its_end(lab: Casework) -> None:
     run = lab.steer(1, entries={3: 512})
     run.set(1, 512, load_onward(lab.guest, run.cpumap, 3), onward=(3,))
@@ -81,6 +131,10 @@ def test_a_chain_of_entries_delivers_at_its_end(lab: Casework) -> None:
     assert [row.delivered for row in books.per_cpu if row.cpu == 3] == [FRAMES]
 
 
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_xdp",
+    "a redirected frame counts as xdp_redirect, even if the next ring drops it",
+)
 def test_a_chain_into_another_map_drops_where_it_is_full(lab: Casework) -> None:
     run = lab.steer(1, entries={}, maps=2)
     run.set(3, 16, map=1)
@@ -93,6 +147,7 @@ def test_a_chain_into_another_map_drops_where_it_is_full(lab: Casework) -> None:
     assert books.delivered == 16
 
 
+@pytest.mark.proves("cpu_map_bpf_prog_run_xdp", "a redirect to a missing entry is an abort")
 def test_a_missing_next_entry_is_an_abort(lab: Casework) -> None:
     run = lab.steer(1, entries={}, maps=2)
     run.set(1, 512, load_onward(lab.guest, run.maps[1], 3))
@@ -101,6 +156,7 @@ def test_a_missing_next_entry_is_an_abort(lab: Casework) -> None:
     assert books.prog_drop == FRAMES
 
 
+@pytest.mark.proves("cpu_map_bpf_prog_run", "what a batch redirects to a device is sent")
 @pytest.mark.machine(nics=2)
 def test_frames_go_out_by_a_device(lab: Casework) -> None:
     run = lab.steer(1, entries={}, nics=(0, 1))
@@ -111,6 +167,9 @@ def test_frames_go_out_by_a_device(lab: Casework) -> None:
     assert lab.close().devices == FRAMES
 
 
+@pytest.mark.proves(
+    "__cpu_map_entry_replace", "when an update returns, new frames meet the new program"
+)
 def test_a_program_is_replaced_under_way(lab: Casework) -> None:
     run = lab.steer(2, entries={})
     run.set(2, 512, load_verdicts(lab.guest, [DROP]))
@@ -123,6 +182,16 @@ def test_a_program_is_replaced_under_way(lab: Casework) -> None:
     assert books.delivered == FRAMES
 
 
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_xdp",
+    "ABORTED and unknown actions on frames are traced as exceptions",
+    since=FRAME_EXCEPTIONS,
+)
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_xdp",
+    "no verdict on a frame is traced as an exception",
+    until=FRAME_EXCEPTIONS,
+)
 def test_exceptions_of_entries_are_traced(lab: Casework) -> None:
     run = lab.steer(2, entries={})
     program = load_verdicts(lab.guest, [ABORTED, TX, PASS])

@@ -32,6 +32,12 @@ def queue_flows(lab: Casework, flows: int, frames: int) -> None:
         run.wait_offered()
 
 
+@pytest.mark.proves(
+    "cpu_map_kthread_run", "segments of a flow are merged, those of others not", since=GRO
+)
+@pytest.mark.proves(
+    "cpu_map_kthread_run", "each frame reaches the stack as an skb of its own", until=GRO
+)
 @pytest.mark.parametrize("flows", [1, 3])
 def test_segments_of_a_flow_are_merged(lab: Casework, flows: int) -> None:
     queue_flows(lab, flows, BURST // flows)
@@ -43,6 +49,10 @@ def test_segments_of_a_flow_are_merged(lab: Casework, flows: int) -> None:
         assert merged(lab) == [1] * frames
 
 
+@pytest.mark.proves(
+    "cpu_map_gro_flush", "GRO is flushed when the ring is empty: nothing is held back"
+)
+@pytest.mark.proves("__cpu_map_flush", "the kthread is woken, were it for one frame")
 def test_a_lone_segment_is_not_held_back(lab: Casework) -> None:
     run = lab.steer(2, gro=True, socket=False)
     for number in range(3):
@@ -51,6 +61,7 @@ def test_a_lone_segment_is_not_held_back(lab: Casework) -> None:
     assert lab.close().delivered == 3
 
 
+@pytest.mark.proves("cpu_map_kthread_run", "datagrams reach the stack one by one")
 def test_datagrams_are_not_merged(lab: Casework) -> None:
     run = lab.steer(2, gro=True)
     with lab.hold(2):

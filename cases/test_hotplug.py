@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from harness.trace.events import CpumapKthread
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ def kthread_cpus(lab: Casework) -> set[int]:
     return {r.kthread_cpu for r in lab.records(CpumapKthread) if r.processed}
 
 
+@pytest.mark.proves("__cpu_map_entry_alloc", "the kthread of a CPU that is offline runs elsewhere")
 def test_an_offline_cpu_may_have_an_entry(lab: Casework) -> None:
     set_online(lab, online=False)
     run = lab.steer(CPU)
@@ -36,6 +39,7 @@ def test_an_offline_cpu_may_have_an_entry(lab: Casework) -> None:
     assert CPU not in kthread_cpus(lab)
 
 
+@pytest.mark.proves("cpu_map_kthread_run", "it goes on elsewhere when its CPU goes offline")
 def test_frames_to_a_cpu_gone_offline_are_delivered_elsewhere(lab: Casework) -> None:
     run = lab.steer(CPU)
     run.unpins()
@@ -48,6 +52,9 @@ def test_frames_to_a_cpu_gone_offline_are_delivered_elsewhere(lab: Casework) -> 
     assert kthread_cpus(lab) > {CPU}
 
 
+@pytest.mark.proves(
+    "__cpu_map_entry_alloc", "only a new entry's kthread is bound to a CPU that came back"
+)
 def test_only_an_update_binds_it_again(lab: Casework) -> None:
     run = lab.steer(CPU)
     run.unpins()
@@ -63,6 +70,7 @@ def test_only_an_update_binds_it_again(lab: Casework) -> None:
     assert lab.close().delivered == 200
 
 
+@pytest.mark.proves("cpu_map_kthread_run", "it goes on elsewhere when its CPU goes offline")
 def test_an_offline_cpu_with_frames_queued_loses_none(lab: Casework) -> None:
     run = lab.steer(CPU)
     run.unpins()

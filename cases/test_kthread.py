@@ -22,6 +22,15 @@ def status(lab: Casework, pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
+@pytest.mark.proves("__cpu_map_entry_alloc", "a kthread is bound to its CPU")
+@pytest.mark.proves(
+    "__cpu_map_entry_alloc", "a kthread's name is cpumap/CPU/map:ID", since=FULL_COMM
+)
+@pytest.mark.proves(
+    "__cpu_map_entry_alloc",
+    "a kthread's name is cpumap/CPU/map:ID, of which 15 characters are told",
+    until=FULL_COMM,
+)
 def test_name_and_affinity(lab: Casework) -> None:
     run = lab.steer(lab.cpus)
     names = [f"cpumap/{cpu}/map:{run.cpumap.id}" for cpu in lab.cpus]
@@ -32,6 +41,7 @@ def test_name_and_affinity(lab: Casework) -> None:
         assert status(lab, pid)["Cpus_allowed_list"] == re.findall(r"\d+", name)[0]
 
 
+@pytest.mark.proves("cpu_map_kthread_run", "it runs on its CPU and takes up to 8 frames at once")
 def test_it_runs_on_its_cpu(lab: Casework) -> None:
     lab.steer(lab.cpus)
     lab.send(frames=400)
@@ -41,6 +51,7 @@ def test_it_runs_on_its_cpu(lab: Casework) -> None:
     assert max(event.processed for event in events) <= 8
 
 
+@pytest.mark.proves("__cpu_map_entry_replace", "the old entry's kthread ends")
 @pytest.mark.parametrize("cpu", [0, 3])
 def test_an_entry_has_one_kthread_however_often_it_is_replaced(lab: Casework, cpu: int) -> None:
     run = lab.steer(cpu)
@@ -51,8 +62,10 @@ def test_an_entry_has_one_kthread_however_often_it_is_replaced(lab: Casework, cp
     assert lab.close().delivered == 10
 
 
+@pytest.mark.proves(
+    "__cpu_map_entry_alloc", "an update returns when the new kthread has run", since=UPDATE_WAITS
+)
 def test_an_update_waits_for_the_kthreads_first_run(lab: Casework) -> None:
-    lab.needs(UPDATE_WAITS)
     run = lab.steer(3)
     with lab.hold(3):
         update = run.start_set(3, qsize=64)

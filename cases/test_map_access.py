@@ -55,6 +55,10 @@ def use_all(cpumap: Twin) -> None:
         cpumap.batch(name)
 
 
+@pytest.mark.proves(
+    "cpu_map_ops", "a descriptor to read only cannot write, one to write only cannot read: EPERM"
+)
+@pytest.mark.proves("cpu_map_ops", "a map cannot be mapped into memory")
 def test_descriptors_that_may_read_or_write_only(lab: Casework) -> None:
     with Answers(lab) as ask:
         cpumap = ask.cpumap()
@@ -66,6 +70,7 @@ def test_descriptors_that_may_read_or_write_only(lab: Casework) -> None:
         assert bpf(ask.calls, MAP_GET_FD_BY_ID, both).errno == EINVAL
 
 
+@pytest.mark.proves("cpu_map_ops", "a frozen map cannot be written by anyone; programs go on")
 def test_a_frozen_map_is_read_only(lab: Casework) -> None:
     with Answers(lab) as ask:
         cpumap = ask.cpumap()
@@ -81,6 +86,12 @@ def test_a_frozen_map_is_read_only(lab: Casework) -> None:
         ask.redirects(cpumap, 0)  # programs go on
 
 
+@pytest.mark.proves(
+    "cpu_map_ops", "freezing takes the right to write", since=gates.FREEZE_ASKS_RIGHTS
+)
+@pytest.mark.proves(
+    "cpu_map_ops", "whoever has a descriptor may freeze the map", until=gates.FREEZE_ASKS_RIGHTS
+)
 @pytest.mark.parametrize("flags", [BPF_F_RDONLY, BPF_F_WRONLY])
 def test_who_may_freeze(lab: Casework, flags: int) -> None:
     with Answers(lab) as ask:
@@ -90,6 +101,7 @@ def test_who_may_freeze(lab: Casework, flags: int) -> None:
         use_all(cpumap)
 
 
+@pytest.mark.proves("cpu_map_free", "a pinned map outlives its descriptors")
 def test_a_pinned_map_outlives_its_descriptors(lab: Casework) -> None:
     with Answers(lab) as ask:
         cpumap = ask.cpumap()
@@ -104,6 +116,10 @@ def test_a_pinned_map_outlives_its_descriptors(lab: Casework) -> None:
         ask.calls.must("unlink", PIN)
 
 
+@pytest.mark.proves(
+    "cpu_map_ops", "in a map of maps it may take the place of one that differs in max_entries only"
+)
+@pytest.mark.proves("cpu_map_free", "a map lives on in a map of maps")
 @pytest.mark.parametrize("kind", [MAP_TYPE_ARRAY_OF_MAPS, MAP_TYPE_HASH_OF_MAPS])
 def test_maps_of_cpumaps(lab: Casework, kind: int) -> None:
     """An inner map may differ from the first in max_entries only, and lives on in the outer one."""
@@ -131,6 +147,16 @@ def test_maps_of_cpumaps(lab: Casework, kind: int) -> None:
         ask.settle()
 
 
+@pytest.mark.proves(
+    "cpu_map_mem_usage",
+    "each of max_entries counts 8 bytes, entries and rings nothing",
+    since=gates.MEM_USAGE,
+)
+@pytest.mark.proves(
+    "cpu_map_mem_usage",
+    "memory is told in whole pages, entries and rings not counted",
+    until=gates.MEM_USAGE,
+)
 @pytest.mark.parametrize("max_entries", [1, 4, 511, 512, 513, 8192])
 def test_memory_that_is_told(lab: Casework, max_entries: int) -> None:
     """What fdinfo tells is the map's own memory; entries never count."""
@@ -146,6 +172,16 @@ def test_memory_that_is_told(lab: Casework, max_entries: int) -> None:
                 cpumap.update(0)
 
 
+@pytest.mark.proves(
+    "cpu_map_mem_usage",
+    "the map itself counts as sizeof(struct bpf_cpu_map)",
+    since=gates.MEM_USAGE,
+)
+@pytest.mark.proves(
+    "cpu_map_mem_usage",
+    "memory is told in whole pages, entries and rings not counted",
+    until=gates.MEM_USAGE,
+)
 def test_memory_that_is_told_to_the_byte(lab: Casework) -> None:
     try:
         lab.guest.calls.link.call("read", VMLINUX, 1)
@@ -157,6 +193,7 @@ def test_memory_that_is_told_to_the_byte(lab: Casework) -> None:
         ask.check("memlock", (cpumap.model.map.cpu_map_mem_usage(),), (told,))
 
 
+@pytest.mark.proves("cpu_map_alloc", "fdinfo tells the sizes and flags that the map was made with")
 def test_what_a_map_says_of_itself(lab: Casework) -> None:
     with Answers(lab) as ask:
         cpumap = ask.cpumap(max_entries=7, value_size=4, map_flags=4)
@@ -165,6 +202,26 @@ def test_what_a_map_says_of_itself(lab: Casework) -> None:
         assert [int(told[name], 0) for name in fields] == [16, 4, 4, 7, 4, cpumap.map_id]
 
 
+@pytest.mark.proves(
+    "cpu_map_alloc",
+    "a task without CAP_BPF is EPERM, after a wrong attribute is EINVAL",
+    since=gates.RIGHTS_CHECKED_IN_CREATE,
+)
+@pytest.mark.proves(
+    "cpu_map_alloc",
+    "a task without CAP_BPF is EPERM, before anything is looked at",
+    until=gates.RIGHTS_CHECKED_IN_CREATE,
+)
+@pytest.mark.proves(
+    "cpu_map_ops",
+    "a task without CAP_BPF may use a descriptor it was given",
+    since=gates.DESCRIPTOR_SUFFICES,
+)
+@pytest.mark.proves(
+    "cpu_map_ops",
+    "a task without CAP_BPF may use no descriptor, unless the sysctl lets it",
+    until=gates.DESCRIPTOR_SUFFICES,
+)
 @pytest.mark.parametrize("disabled", [0, 2])
 def test_a_task_without_cap_bpf(lab: Casework, disabled: int) -> None:
     lab.guest.write(UNPRIVILEGED, str(disabled))
@@ -187,6 +244,7 @@ def test_a_task_without_cap_bpf(lab: Casework, disabled: int) -> None:
         ask.check("descriptor by id without CAP_SYS_ADMIN", EPERM, by_id)
 
 
+@pytest.mark.proves("cpu_map_alloc", "CAP_BPF or CAP_SYS_ADMIN will do")
 @pytest.mark.parametrize("dropped", [CAP_BPF, CAP_SYS_ADMIN])
 def test_either_capability_will_do(lab: Casework, dropped: int) -> None:
     calls = Syscalls(lab.guest.calls.link, task=2)
@@ -196,6 +254,12 @@ def test_either_capability_will_do(lab: Casework, dropped: int) -> None:
         ask.create(None, calls, value_size=5)
 
 
+@pytest.mark.proves("cpu_map_alloc", "RLIMIT_MEMLOCK is not heeded", since=gates.MEMORY_BY_MEMCG)
+@pytest.mark.proves(
+    "cpu_map_alloc",
+    "the map is charged to RLIMIT_MEMLOCK in whole pages: EPERM beyond",
+    until=gates.MEMORY_BY_MEMCG,
+)
 def test_locked_memory(lab: Casework) -> None:
     """5.10 charges whole pages to the user; later kernels heed no limit."""
     with Answers(lab) as ask:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from harness.answers import Answers
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ NUMA_NODE = 1 << 2
 UINT_MAX = 0xFFFFFFFF
 
 
+@pytest.mark.proves("cpu_map_alloc", "a key has 4 bytes, a value 4 or 8: all else is EINVAL")
 def test_key_and_value_sizes(lab: Casework) -> None:
     with Answers(lab) as ask:
         for key_size in (0, 1, 2, 3, 5, 8, UINT_MAX):
@@ -21,6 +24,7 @@ def test_key_and_value_sizes(lab: Casework) -> None:
             ask.create(value_size=value_size)
 
 
+@pytest.mark.proves("cpu_map_alloc", "max_entries is 1 to NR_CPUS: 0 is EINVAL, more is E2BIG")
 def test_max_entries(lab: Casework) -> None:
     with Answers(lab) as ask:
         limit = ask.facts.nr_cpus
@@ -29,6 +33,7 @@ def test_max_entries(lab: Casework) -> None:
             ask.create(max_entries=max_entries, value_size=4)
 
 
+@pytest.mark.proves("cpu_map_alloc", "BPF_F_NUMA_NODE is its only flag: any other is EINVAL")
 def test_flags(lab: Casework) -> None:
     """BPF_F_NUMA_NODE alone is a cpumap's; every other is refused, with it or without."""
     with Answers(lab) as ask:
@@ -38,6 +43,9 @@ def test_flags(lab: Casework) -> None:
         ask.create(map_flags=(1 << 3) | (1 << 4))
 
 
+@pytest.mark.proves(
+    "cpu_map_alloc", "a NUMA node that is not online is EINVAL; without the flag it is not heeded"
+)
 def test_numa_node(lab: Casework) -> None:
     with Answers(lab) as ask:
         for node in (0, 1, 63, 1024, 99999, UINT_MAX - 1):
@@ -45,6 +53,7 @@ def test_numa_node(lab: Casework) -> None:
             ask.create(numa_node=node)  # not heeded without the flag
 
 
+@pytest.mark.proves("cpu_map_ops", "a map has no map_extra, no offload and no BTF types")
 def test_what_a_cpumap_has_not(lab: Casework) -> None:
     """No map_extra, no offload to a device, no types of its own."""
     with Answers(lab) as ask:
@@ -53,6 +62,7 @@ def test_what_a_cpumap_has_not(lab: Casework) -> None:
         ask.create(value_size=4, btf=True)
 
 
+@pytest.mark.proves("cpu_map_alloc", "wrong sizes and flags come before too many entries")
 def test_which_error_comes_first(lab: Casework) -> None:
     with Answers(lab) as ask:
         beyond = ask.facts.nr_cpus + 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from harness.answers import Answers
 from harness.twin import BATCHES
 
@@ -13,6 +15,11 @@ if TYPE_CHECKING:
 UINT_MAX = 0xFFFFFFFF
 
 
+@pytest.mark.proves(
+    "cpu_map_get_next_key",
+    "it goes through all keys, with an entry or without; after the last it is ENOENT",
+)
+@pytest.mark.proves("cpu_map_get_next_key", "no key, or one beyond the map, is followed by 0")
 def test_next_key_goes_through_all_keys(lab: Casework) -> None:
     """Whether they have an entry or not."""
     with Answers(lab) as ask:
@@ -24,6 +31,7 @@ def test_next_key_goes_through_all_keys(lab: Casework) -> None:
                 cpumap.next_key(key)
 
 
+@pytest.mark.proves("cpu_map_ops", "batch commands are ENOTSUPP")
 def test_there_are_no_batches(lab: Casework) -> None:
     with Answers(lab) as ask:
         cpumap = ask.cpumap()
@@ -33,6 +41,7 @@ def test_there_are_no_batches(lab: Casework) -> None:
         cpumap.lookup(0)
 
 
+@pytest.mark.proves("cpu_map_ops", "BPF_MAP_LOOKUP_AND_DELETE_ELEM is ENOTSUPP and deletes nothing")
 def test_there_is_no_lookup_and_delete(lab: Casework) -> None:
     with Answers(lab) as ask:
         cpumap = ask.cpumap()

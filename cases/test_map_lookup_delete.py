@@ -15,6 +15,10 @@ UINT_MAX = 0xFFFFFFFF
 KEYS = (0, 1, 2, 3, 4, 62, 63, 64, 65, 1 << 31, UINT_MAX)
 
 
+@pytest.mark.proves(
+    "cpu_map_lookup_elem", "a value is the entry's qsize and, of 8 bytes, its program's id"
+)
+@pytest.mark.proves("__cpu_map_lookup_elem", "a key without an entry, or beyond the map, has none")
 @pytest.mark.parametrize("value_size", [4, 8])
 def test_lookup(lab: Casework, value_size: int) -> None:
     with Answers(lab) as ask:
@@ -26,6 +30,7 @@ def test_lookup(lab: Casework, value_size: int) -> None:
                 cpumap.lookup(key)
 
 
+@pytest.mark.proves("cpu_map_lookup_elem", "a lookup with flags is EINVAL")
 def test_lookup_has_no_flags(lab: Casework) -> None:
     with Answers(lab) as ask:
         cpumap = ask.cpumap()
@@ -35,6 +40,9 @@ def test_lookup_has_no_flags(lab: Casework) -> None:
                 cpumap.lookup(key, flags)
 
 
+@pytest.mark.proves("cpu_map_delete_elem", "deleting succeeds, whether there is an entry or not")
+@pytest.mark.proves("cpu_map_delete_elem", "a key beyond max_entries is EINVAL")
+@pytest.mark.proves("cpu_map_delete_elem", "no other entry goes")
 def test_delete(lab: Casework) -> None:
     """Deleting what is not there succeeds; what cannot be there is invalid."""
     with Answers(lab) as ask:
@@ -47,6 +55,8 @@ def test_delete(lab: Casework) -> None:
                 cpumap.lookup(cpu)
 
 
+@pytest.mark.proves("cpu_map_delete_elem", "a bad pointer is EFAULT")
+@pytest.mark.proves("cpu_map_lookup_elem", "a bad pointer is EFAULT, after the flags")
 def test_bad_pointers(lab: Casework) -> None:
     with Answers(lab) as ask:
         cpumap = ask.cpumap()
@@ -57,6 +67,7 @@ def test_bad_pointers(lab: Casework) -> None:
         cpumap.lookup(0)
 
 
+@pytest.mark.proves("__cpu_map_entry_replace", "a deleted entry can be made again")
 def test_a_deleted_entry_can_be_made_again(lab: Casework) -> None:
     with Answers(lab) as ask:
         cpumap = ask.cpumap()

@@ -18,6 +18,9 @@ UINT_MAX = 0xFFFFFFFF
 FLAGS = (ANY, NOEXIST, EXIST, 3, 4, 5, 8, 16, 24, 1 << 31, 1 << 32, 1 << 63, (1 << 64) - 1)
 
 
+@pytest.mark.proves("cpu_map_update_elem", "flags above BPF_EXIST are EINVAL")
+@pytest.mark.proves("cpu_map_update_elem", "BPF_NOEXIST is EEXIST, with an entry or without")
+@pytest.mark.proves("cpu_map_update_elem", "BPF_EXIST makes an entry where there is none")
 @pytest.mark.parametrize("value_size", [4, 8])
 def test_flags(lab: Casework, value_size: int) -> None:
     """They ask for an entry or for none, yet none looks whether there is one."""
@@ -31,6 +34,8 @@ def test_flags(lab: Casework, value_size: int) -> None:
             cpumap.update(2, 0, flags=flags)
 
 
+@pytest.mark.proves("cpu_map_update_elem", "a qsize is 1 to 16384: more is EOVERFLOW")
+@pytest.mark.proves("cpu_map_update_elem", "a qsize of 0 deletes")
 @pytest.mark.parametrize("value_size", [4, 8])
 def test_qsizes(lab: Casework, value_size: int) -> None:
     with Answers(lab) as ask:
@@ -39,6 +44,8 @@ def test_qsizes(lab: Casework, value_size: int) -> None:
             cpumap.update(2, qsize)
 
 
+@pytest.mark.proves("cpu_map_update_elem", "a key beyond max_entries is E2BIG")
+@pytest.mark.proves("cpu_map_update_elem", "a CPU that can never be there is ENODEV")
 def test_keys(lab: Casework) -> None:
     """A key is a CPU that may be there, below max_entries."""
     with Answers(lab) as ask:
@@ -51,6 +58,7 @@ def test_keys(lab: Casework) -> None:
             large.update(key)
 
 
+@pytest.mark.proves("cpu_map_update_elem", "a CPU that is offline may have an entry")
 def test_a_cpu_that_is_offline_may_have_an_entry(lab: Casework) -> None:
     lab.guest.write("/sys/devices/system/cpu/cpu3/online", "0")
     with Answers(lab) as ask:
@@ -62,6 +70,9 @@ def test_a_cpu_that_is_offline_may_have_an_entry(lab: Casework) -> None:
         cpumap.update(3, 0)
 
 
+@pytest.mark.proves(
+    "cpu_map_update_elem", "errors come in this order: flags, key, NOEXIST, qsize, CPU, program"
+)
 def test_which_error_comes_first(lab: Casework) -> None:
     """Flags, key, NOEXIST, qsize, CPU, program: in this order."""
     with Answers(lab) as ask:
@@ -83,6 +94,9 @@ def test_which_error_comes_first(lab: Casework) -> None:
         cpumap.update(0, 0, closed)
 
 
+@pytest.mark.proves(
+    "cpu_map_update_elem", "a bad pointer is EFAULT, after the flags of the command itself"
+)
 def test_bad_pointers(lab: Casework) -> None:
     """The flags of the command itself come before pointers, those of the map after them."""
     with Answers(lab) as ask:
@@ -92,6 +106,10 @@ def test_bad_pointers(lab: Casework) -> None:
             cpumap.update(0, None, flags=flags)
 
 
+@pytest.mark.proves(
+    "cpu_map_update_elem", "each update makes a new entry, with a kthread of its own"
+)
+@pytest.mark.proves("__cpu_map_entry_replace", "the old entry's kthread ends")
 def test_an_update_makes_a_new_entry(lab: Casework) -> None:
     with Answers(lab) as ask:
         cpumap = ask.cpumap()
@@ -103,6 +121,8 @@ def test_an_update_makes_a_new_entry(lab: Casework) -> None:
         assert len(kthreads) == 3
 
 
+@pytest.mark.proves("cpu_map_alloc", "each map has entries of its own")
+@pytest.mark.proves("cpu_map_free", "a map that is closed stops its own kthreads and no other's")
 def test_maps_do_not_share_entries(lab: Casework) -> None:
     with Answers(lab) as ask:
         first, second = ask.cpumap(), ask.cpumap(value_size=4)

@@ -40,9 +40,24 @@ def wait_returned(lab: Casework, before: int) -> int:
     return before - free_kib(lab)
 
 
-@pytest.mark.parametrize("mode", ["native", "generic"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(
+            "native",
+            marks=pytest.mark.proves(
+                "bq_flush_to_queue", "frames that a full ring refuses are freed"
+            ),
+        ),
+        pytest.param(
+            "generic",
+            marks=pytest.mark.proves(
+                "cpu_map_generic_redirect", "an skb that a full ring refuses is freed"
+            ),
+        ),
+    ],
+)
 def test_dropped_frames_are_freed(lab: Casework, mode: str) -> None:
-    lab.needs_mode(mode)
     run = lab.steer(3, entries={3: 1}, mode=mode, socket=False)
     before = free_kib(lab)
     with lab.hold(3):
@@ -53,6 +68,7 @@ def test_dropped_frames_are_freed(lab: Casework, mode: str) -> None:
     assert wait_returned(lab, before) < LEAK_KIB
 
 
+@pytest.mark.proves("cpu_map_kthread_run", "frames that it delivers are freed")
 def test_delivered_frames_are_freed(lab: Casework) -> None:
     lab.steer(lab.cpus, entries=dict.fromkeys(lab.cpus, 16384), socket=False)
     before = free_kib(lab)
@@ -61,8 +77,12 @@ def test_delivered_frames_are_freed(lab: Casework) -> None:
     assert wait_returned(lab, before) < LEAK_KIB
 
 
+@pytest.mark.proves(
+    "__cpu_map_entry_free",
+    "an entry that goes is freed, with its ring and bulk queues",
+    since=UPDATE_WAITS,
+)
 def test_entries_that_go_are_freed(lab: Casework) -> None:
-    lab.needs(UPDATE_WAITS)  # else one that is replaced before its kthread ran is leaked
     run = lab.steer(3)
     before = free_kib(lab)
     for _ in range(ROUNDS):

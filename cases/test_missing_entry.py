@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 FRAMES = 64
 
 
+@pytest.mark.proves(
+    "cpu_map_redirect", "a frame for a missing entry is aborted, and traced as an exception"
+)
 def test_missing_entry_is_aborted_and_traced(lab: Casework) -> None:
     lab.steer(2, entries={})
     lab.send(frames=FRAMES)
@@ -25,6 +28,7 @@ def test_missing_entry_is_aborted_and_traced(lab: Casework) -> None:
     assert books.delivered == books.enqueued == 0
 
 
+@pytest.mark.proves("cpu_map_redirect", "a frame for a missing entry takes the action of the flags")
 @pytest.mark.parametrize(
     ("action", "account"), [(XdpAction.DROP, "dropped"), (XdpAction.PASS, "passed")]
 )
@@ -39,6 +43,7 @@ def test_missing_entry_takes_the_flags_action(
     assert books.enqueued == 0
 
 
+@pytest.mark.proves("cpu_map_redirect", "a frame for a missing entry takes the action of the flags")
 def test_missing_entry_sends_the_frame_back(lab: Casework) -> None:
     run = lab.steer(2, entries={}, flags=int(XdpAction.TX))
     lab.send(frames=FRAMES)
@@ -48,6 +53,7 @@ def test_missing_entry_sends_the_frame_back(lab: Casework) -> None:
     assert books.delivered == books.enqueued == 0
 
 
+@pytest.mark.proves("__cpu_map_lookup_elem", "a key without an entry, or beyond the map, has none")
 @pytest.mark.parametrize("key", [4, 5, 2**31, 2**32 - 1])
 def test_a_key_beyond_the_map_is_missing(lab: Casework, key: int) -> None:
     lab.steer(key, entries=dict.fromkeys(lab.cpus, 192))
@@ -57,6 +63,7 @@ def test_a_key_beyond_the_map_is_missing(lab: Casework, key: int) -> None:
     assert books.enqueued == 0
 
 
+@pytest.mark.proves("cpu_map_delete_elem", "a deleted entry takes no more frames")
 def test_deleted_entry_is_missing(lab: Casework) -> None:
     run = lab.steer(2)
     lab.send(frames=FRAMES)

@@ -23,6 +23,8 @@ def by_producer(lab: Casework) -> Counter[tuple[int, int]]:
     return counts
 
 
+@pytest.mark.proves("bq_enqueue", "each CPU has a bulk of its own for each entry")
+@pytest.mark.proves("cpu_map_init", "each CPU has its list of bulk queues to flush")
 @pytest.mark.parametrize("producer", range(4))
 def test_each_cpu_reaches_each_cpu(lab: Casework, producer: int) -> None:
     run = lab.steer(lab.cpus)
@@ -32,6 +34,7 @@ def test_each_cpu_reaches_each_cpu(lab: Casework, producer: int) -> None:
     assert by_producer(lab) == {(producer, cpu): 50 for cpu in lab.cpus}
 
 
+@pytest.mark.proves("__cpu_map_flush", "every bulk queue of a poll is flushed, however many")
 @pytest.mark.machine(cpus=16)
 @pytest.mark.parametrize("producer", [0, 15])
 def test_more_cpus_than_a_bulk_holds(lab: Casework, producer: int) -> None:
@@ -53,6 +56,7 @@ def test_bulks_hold_eight_frames_at_most(lab: Casework) -> None:
     assert sum(size * count for size, count in sizes.items()) == 500
 
 
+@pytest.mark.proves("__cpu_map_flush", "the end of the poll flushes what is left")
 @pytest.mark.parametrize("frames", [1, 7, 8, 9])
 def test_the_end_of_the_poll_flushes_what_is_left(lab: Casework, frames: int) -> None:
     lab.steer(1)
@@ -61,6 +65,7 @@ def test_the_end_of_the_poll_flushes_what_is_left(lab: Casework, frames: int) ->
     assert books.delivered == frames
 
 
+@pytest.mark.proves("bq_flush_to_queue", "producers share a ring: together they fill it to qsize")
 @pytest.mark.machine(nics=2)
 def test_two_producers_fill_one_ring(lab: Casework) -> None:
     run = lab.steer(3, entries={3: 100}, nics=(0, 1))
@@ -75,6 +80,8 @@ def test_two_producers_fill_one_ring(lab: Casework) -> None:
     assert books.delivered == 100
 
 
+@pytest.mark.proves("bq_enqueue", "entries of two maps for one CPU have bulks of their own")
+@pytest.mark.proves("bq_flush_to_queue", "the event names map and CPU")
 @pytest.mark.machine(nics=2)
 def test_two_maps_keep_apart(lab: Casework) -> None:
     run = lab.steer(lab.cpus, nics=(0, 1), maps=2)

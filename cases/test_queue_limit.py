@@ -13,6 +13,9 @@ LAZY_FROM = 32
 """ptr_ring hands consumed slots back in batches of 16 once it has 32 (CPUs of 64-byte lines)."""
 
 
+@pytest.mark.proves(
+    "bq_flush_to_queue", "a ring takes qsize frames; each frame beyond is dropped and counted"
+)
 @pytest.mark.parametrize("qsize", [8, 64])
 @pytest.mark.parametrize("beyond", [-1, 0, 1, 40])
 def test_a_held_ring_takes_qsize_frames(lab: Casework, qsize: int, beyond: int) -> None:
@@ -25,6 +28,9 @@ def test_a_held_ring_takes_qsize_frames(lab: Casework, qsize: int, beyond: int) 
     assert books.delivered == min(qsize, qsize + beyond)
 
 
+@pytest.mark.proves(
+    "cpu_map_kthread_run", "from a qsize of 32 on, slots are handed back sixteen at a time"
+)
 @pytest.mark.parametrize(("qsize", "used"), [(64, 5), (64, 16), (64, 31), (8, 5)])
 def test_a_used_ring_takes_fewer(lab: Casework, qsize: int, used: int) -> None:
     run = lab.steer(3, entries={3: qsize})
@@ -39,6 +45,7 @@ def test_a_used_ring_takes_fewer(lab: Casework, qsize: int, used: int) -> None:
     assert books.delivered == used + qsize - unreturned
 
 
+@pytest.mark.proves("bq_flush_to_queue", "a ring that was full takes frames again")
 def test_a_full_ring_recovers(lab: Casework) -> None:
     run = lab.steer(3, entries={3: 8})
     with lab.hold(3):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from harness.casework import Casework
 
@@ -16,6 +18,13 @@ def queue(lab: Casework) -> None:
     lab.run.wait_offered()
 
 
+@pytest.mark.proves("cpu_map_delete_elem", "frames queued in a deleted entry are delivered")
+@pytest.mark.proves("cpu_map_kthread_run", "told to stop, it empties its ring before it ends")
+@pytest.mark.proves(
+    "cpu_map_kthread_stop", "a kthread is stopped when a grace period is over, and waited for"
+)
+@pytest.mark.proves("get_cpu_map_entry", "its kthread holds the entry until it ends")
+@pytest.mark.proves("__cpu_map_ring_cleanup", "it finds the ring empty: nothing is left to warn of")
 def test_delete_delivers_what_is_queued(lab: Casework) -> None:
     run = lab.steer(3)
     with lab.hold(3):
@@ -26,6 +35,8 @@ def test_delete_delivers_what_is_queued(lab: Casework) -> None:
     assert lab.close().delivered == QUEUED
 
 
+@pytest.mark.proves("cpu_map_update_elem", "a qsize of 0 deletes")
+@pytest.mark.proves("cpu_map_kthread_run", "told to stop, it empties its ring before it ends")
 def test_qsize_zero_deletes(lab: Casework) -> None:
     run = lab.steer(3)
     with lab.hold(3):
@@ -38,6 +49,8 @@ def test_qsize_zero_deletes(lab: Casework) -> None:
     assert books.aborted == 1
 
 
+@pytest.mark.proves("__cpu_map_entry_replace", "frames queued in the old entry are delivered")
+@pytest.mark.proves("cpu_map_kthread_run", "told to stop, it empties its ring before it ends")
 def test_replace_delivers_what_is_queued(lab: Casework) -> None:
     run = lab.steer(3)
     old = set(lab.guest.threads("cpumap/"))
@@ -51,6 +64,13 @@ def test_replace_delivers_what_is_queued(lab: Casework) -> None:
     assert lab.close().delivered == QUEUED + QUEUED // 2
 
 
+@pytest.mark.proves("cpu_map_free", "frames queued in a map that is closed are delivered")
+@pytest.mark.proves("cpu_map_kthread_run", "told to stop, it empties its ring before it ends")
+@pytest.mark.proves(
+    "cpu_map_kthread_stop", "a kthread is stopped when a grace period is over, and waited for"
+)
+@pytest.mark.proves("get_cpu_map_entry", "its kthread holds the entry until it ends")
+@pytest.mark.proves("__cpu_map_ring_cleanup", "it finds the ring empty: nothing is left to warn of")
 def test_closing_the_map_delivers_what_is_queued(lab: Casework) -> None:
     run = lab.steer(3)
     with lab.hold(3):
@@ -61,6 +81,9 @@ def test_closing_the_map_delivers_what_is_queued(lab: Casework) -> None:
     assert lab.close().delivered == QUEUED
 
 
+@pytest.mark.proves(
+    "cpu_map_kthread_run", "frames that are queued are delivered, even if the program is detached"
+)
 def test_detaching_the_program_keeps_what_is_queued(lab: Casework) -> None:
     run = lab.steer(3)
     with lab.hold(3):

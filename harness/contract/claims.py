@@ -71,8 +71,8 @@ class Claim:
 
 
 def claims_of(item: pytest.Item) -> list[Claim]:
-    """Return all that a case claims."""
-    return [claim_of(mark) for mark in item.iter_markers(MARK)]
+    """Return all that a case claims, in the order of its marks."""
+    return [claim_of(mark) for mark in item.iter_markers(MARK)][::-1]
 
 
 def why_not(item: pytest.Item, kernel: tuple[int, ...]) -> str | None:

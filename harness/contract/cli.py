@@ -9,8 +9,8 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
-from harness.contract.page import page_of, period
-from harness.contract.table import Row, matrix_kernels, read_contract
+from harness.contract.page import page_of, show_kernels, since
+from harness.contract.table import Row, read_contract
 
 
 @click.command("contract")
@@ -39,10 +39,8 @@ def contract(as_json: bool, markdown: bool) -> None:
 
 
 def _table(rows: list[Row]) -> Table:
-    table = Table(
-        "function", "behaviour", "kernels", Column("cases", overflow="fold"), show_lines=True
-    )
+    table = Table("function", "behaviour", "since", "kernels", Column("cases", overflow="fold"))
     for row in rows:
         cases = "\n".join(case.removeprefix("cases/") for case in row.cases)
-        table.add_row(row.function, row.behaviour, period(row, tuple(matrix_kernels())), cases)
+        table.add_row(row.function, row.behaviour, since(row), show_kernels(row), cases)
     return table

@@ -17,32 +17,44 @@ if TYPE_CHECKING:
 HEAD = """\
 # The contract of kernel/bpf/cpumap.c
 
-What each function does, on which kernels of the matrix ({kernels}), and the cases that prove it.
+What each function does, since which version, on which kernels of the matrix ({kernels}),
+and the cases that prove it.
 Made by `cpumap-lab contract --markdown` from the `proves` marks of the cases; do not edit.
 """
 
 
 def page_of(rows: Sequence[Row]) -> str:
     """Return the table in Markdown, a section for each function."""
-    kernels = tuple(matrix_kernels())
-    parts = [HEAD.format(kernels=", ".join(kernels))]
+    parts = [HEAD.format(kernels=", ".join(matrix_kernels()))]
     for name, of in groupby(rows, attrgetter("function")):
         parts.append(f"\n## `{name}`\n\n")
         if formerly := FUNCTIONS[name].formerly:
             parts.append(f"Formerly {formerly}.\n\n")
-        parts.append("| behaviour | kernels | cases |\n|---|---|---|\n")
-        parts += [_line(row, kernels) for row in of]
+        parts.append("| behaviour | since | kernels | cases |\n|---|---|---|---|\n")
+        parts += [_line(row) for row in of]
     return "".join(parts)
 
 
-def period(row: Row, kernels: Sequence[str]) -> str:
+def since(row: Row) -> str:
+    """Return in which versions a row holds."""
+    return f"{row.since}, until {row.until}" if row.until else row.since
+
+
+def show_kernels(row: Row) -> str:
     """Return the kernels of a row in short."""
-    return "all" if row.kernels == tuple(kernels) else ", ".join(row.kernels)
+    every, of = tuple(matrix_kernels()), row.kernels
+    if of == every:
+        return "all"
+    if len(of) > 2 and every[-len(of) :] == of:
+        return f"{of[0]} on"
+    if len(of) > 2 and every[: len(of)] == of:
+        return f"up to {of[-1]}"
+    return ", ".join(of)
 
 
-def _line(row: Row, kernels: Sequence[str]) -> str:
+def _line(row: Row) -> str:
     cases = []
     for case in row.cases:
         path, _, name = case.removeprefix("cases/").partition("::")
-        cases.append(f"[{name.removeprefix('test_')}]({path})")
-    return f"| {row.behaviour} | {period(row, kernels)} | {', '.join(cases)} |\n"
+        cases.append(f"[{name.removeprefix('test_').replace('_', ' ')}]({path})")
+    return f"| {row.behaviour} | {since(row)} | {show_kernels(row)} | {'; '.join(cases)} |\n"

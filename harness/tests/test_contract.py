@@ -8,9 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from harness import cli
-from harness.contract.claims import Claim, why_not
+from harness.contract.claims import Claim, claims_of, why_not
+from harness.contract.functions import FUNCTIONS
 from harness.contract.page import page_of
-from harness.contract.table import CASES, matrix_kernels, read_contract, table_of
+from harness.contract.table import CASES, collect_cases, matrix_kernels, read_contract, table_of
 from harness.errors import UserError
 from harness.model import gates
 from harness.model.gates import GRO, STACK_KNOWS_CPUMAP_GENERIC, Gate
@@ -20,7 +21,7 @@ OLD, NEW = (5, 10, 262), (7, 3, 4)
 
 def item(*marks: pytest.MarkDecorator, own: tuple[pytest.MarkDecorator, ...] = ()) -> Any:
     """Return what a collected case looks like."""
-    every = [mark.mark for mark in (*own, *marks)]
+    every = [mark.mark for mark in (*own, *marks)][::-1]  # the nearest first
     return SimpleNamespace(
         iter_markers=lambda name: (mark for mark in every if mark.name == name),
         callspec=SimpleNamespace(marks=[mark.mark for mark in own]),
@@ -109,6 +110,21 @@ def test_every_row_has_a_case_and_a_kernel(told: list[dict[str, Any]]) -> None:
         for case in row["cases"]:
             path, _, name = case.partition("::")
             assert f"def {name}(" in (CASES.parent / path).read_text()
+
+
+def test_every_function_has_rows(told: list[dict[str, Any]]) -> None:
+    assert {row["function"] for row in told} == set(FUNCTIONS)
+
+
+def test_every_case_says_what_it_proves() -> None:
+    assert [item.nodeid for item in collect_cases() if not claims_of(item)] == []
+
+
+def test_every_gate_is_in_the_table_of_gates() -> None:
+    known = [gate for gate in vars(gates).values() if isinstance(gate, Gate)]
+    for item in collect_cases():
+        for claim in claims_of(item):
+            assert all(gate in known for gate in (*claim.opening, *claim.closing)), item.nodeid
 
 
 def test_the_page_is_the_table() -> None:
