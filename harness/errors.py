@@ -53,6 +53,10 @@ class QemuFailed(LabError):
     """QEMU did not start, died, or refused a command."""
 
 
+class ClockOff(LabError):
+    """The guest's clock does not keep the host's time."""
+
+
 class BootFailed(LabError):
     """The guest did not reach the agent's hello.
 

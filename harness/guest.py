@@ -13,6 +13,7 @@ from harness.agent.bpf import load_object
 from harness.agent.syscalls import Buffer, Syscalls
 from harness.agent.tracer import Rings, Tracer, start_tracing
 from harness.errors import GuestError
+from harness.machine.clock import check_clock, read_clock
 from harness.machine.splats import Splat, find_splats
 
 if TYPE_CHECKING:
@@ -37,8 +38,11 @@ def prepare(machine: Machine) -> dict[str, Any]:
 
     Raises:
         GuestError: the kernel lacks something that the lab needs.
+        ClockOff: the guest's clock does not keep the host's time.
     """
     link = machine.link
+    calls = Syscalls(link)
+    clock = read_clock(calls)
     for interface in ("all", "default"):
         try:  # neighbour discovery and MLD would put frames of their own among ours
             link.call("write", f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6", b"1")
@@ -47,7 +51,6 @@ def prepare(machine: Machine) -> dict[str, Any]:
                 raise
         link.call("write", f"/proc/sys/net/ipv4/conf/{interface}/rp_filter", b"0")
     names = [interface_name(number) for number in range(machine.recipe.topology.nics)]
-    calls = Syscalls(link)
     with_socket = calls.must("socket", AF_INET, SOCK_DGRAM, 0)
     indices = {
         name: _bring_up(calls, with_socket.value, name, address)
@@ -65,6 +68,7 @@ def prepare(machine: Machine) -> dict[str, Any]:
         for descriptor in (*maps.values(), *programs.values()):
             descriptor.close()
     rings = start_tracing(link, machine.recipe.topology.cpus)
+    check_clock(calls, clock)
     return {"ifindex": indices, "rings": rings.to_json()}
 
 

@@ -8,7 +8,7 @@ import shutil
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from harness.errors import AgentLost, KernelNotFound, QemuFailed
+from harness.errors import AgentLost, ClockOff, KernelNotFound, QemuFailed
 from harness.guest import DRIVERS, MODULES, PREPARED_BY, Guest, prepare
 from harness.images import build_initramfs
 from harness.kernels import remembered, resolve
@@ -136,7 +136,10 @@ class Lab:
             self._say(f"freezing {recipe.kernel.release}")
             return prepare(machine)
 
-        return snapshot_of(recipe, prepare_aloud, salt=PREPARED_BY)
+        try:
+            return snapshot_of(recipe, prepare_aloud, salt=PREPARED_BY)
+        except ClockOff:  # a starved host: the next boot is another throw of the dice
+            return snapshot_of(recipe, prepare_aloud, salt=PREPARED_BY)
 
 
 def _boot(recipe: Recipe) -> Guest:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import harness.lab
-from harness.errors import BootFailed, CacheError, KernelNotFound, QemuFailed, ToolMissing
+from harness.errors import BootFailed, CacheError, ClockOff, KernelNotFound, QemuFailed, ToolMissing
 from harness.judge import judge_error
 from harness.lab import Lab
 from harness.machine.topology import Topology
@@ -354,3 +354,9 @@ def test_a_cache_that_cannot_be_written(a_kernel: str, cache: Cache, room: str) 
     assert "remedy: set CPUMAP_LAB_CACHE to a directory that you can write" in done.stdout
     assert done.returncode == 125
     assert cache.clean()
+
+
+def test_a_clock_that_runs_away(kernel_spec: str) -> None:
+    """A starved host can make a kernel calibrate its TSC wrongly: here it is told a wrong rate."""
+    with pytest.raises(ClockOff, match="the guest's clock went on by"):
+        Lab(snapshots=False).open(kernel_spec, Topology(append="tsc_early_khz=1000000"))

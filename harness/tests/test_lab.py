@@ -15,6 +15,7 @@ from harness.errors import (
     AgentLost,
     BootFailed,
     CacheError,
+    ClockOff,
     GuestError,
     KernelNotFound,
     QemuFailed,
@@ -109,7 +110,7 @@ class World:
         self.clones: list[BaseException | None] = []
         self.uptime: list[BaseException | None] = []
         self.boot: BaseException | None = None
-        self.prepare: BaseException | None = None
+        self.prepare: list[BaseException | None] = []
         self.closed = 0
 
     def kernel(self, spec: str, **_: object) -> Any:
@@ -133,7 +134,7 @@ class World:
         return self.machine()
 
     def prepared(self, _: object) -> dict[str, object]:
-        self.maybe(self.prepare)
+        self.maybe(self.prepare.pop(0) if self.prepare else None)
         return {}
 
     def guest_of(self, *_: object) -> Any:
@@ -277,9 +278,22 @@ def test_what_a_new_snapshot_cannot_help_is_passed_on(world: World, error: BaseE
     assert world.closed == 1
 
 
+def test_a_clock_that_is_off_is_booted_anew_once(world: World) -> None:
+    world.prepare = [ClockOff("x")]
+    Lab().open("debian:6.1", Topology())
+    assert world.asked[1:] == ["snapshot", "snapshot", "machine"]
+    world.prepare = [ClockOff("x"), ClockOff("x")]
+    with pytest.raises(ClockOff):
+        Lab().open("debian:6.1", Topology())
+
+
 @pytest.mark.parametrize("where", ["boot", "prepare"])
 def test_a_boot_that_fails_leaves_no_machine(world: World, where: str) -> None:
-    setattr(world, where, BootFailed("x", phase="none", console=""))
+    error = BootFailed("x", phase="none", console="")
+    if where == "boot":
+        world.boot = error
+    else:
+        world.prepare = [error]
     with pytest.raises(BootFailed):
         Lab(snapshots=False).open("debian:6.1", Topology())
     assert world.closed == 1
