@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from harness.errors import KernelNotFound
-from harness.kernels.spec import parse_spec
+from harness.forms.model import EACH, ONE, Conflict, Line, Model, Name, Spec, Words, contradict
 from harness.machine.topology import MAX_CPUS, MIN_MEMORY_MIB
 from harness.traffic import frames as wire
 
@@ -41,24 +29,6 @@ MAX_APPEND = 1024
 EPHEMERAL = range(32768, 61000)
 """Linux's own range of source ports."""
 
-ONE, EACH = "@one", "@each"
-"""Tags of a union's members; they show up in the locations of errors."""
-
-
-@dataclass(frozen=True)
-class Words:
-    """Says what a type allows where its own constraints do not say it."""
-
-    text: str
-
-
-def _check_spec(text: str) -> str:
-    try:
-        parse_spec(text)
-    except KernelNotFound as error:
-        raise PydanticCustomError("kernel_spec", "{why}", {"why": error.remedy}) from error
-    return text
-
 
 def _listed(value: object) -> object:
     return (value,) if isinstance(value, str) else value
@@ -68,11 +38,7 @@ def _member(value: object) -> str:
     return EACH if isinstance(value, dict) else ONE
 
 
-_LINE = r"^[^\x00-\x1f\x7f]*$"
-Line = Annotated[str, Field(pattern=_LINE)]
-Name = Annotated[str, Field(min_length=1, max_length=80, pattern=_LINE)]
-SPEC = Words("a kernel spec such as debian:6.1, or a list of them")
-Spec = Annotated[str, AfterValidator(_check_spec), SPEC]
+SPECS = Words("a kernel spec such as debian:6.1, or a list of them")
 Key = Annotated[int, Field(ge=0, le=MAX_KEY)]
 Count = Annotated[int, Field(ge=0, le=MAX_FRAMES)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -80,12 +46,6 @@ Counts = Annotated[
     Annotated[Count, Tag(ONE)] | Annotated[dict[Key, Count], Tag(EACH)], Discriminator(_member)
 ]
 """Frames in all, or by CPU; CPUs that are not named have none."""
-
-
-class Model(BaseModel):
-    """Base of all parts of a scenario: no unknown keys, no silent conversions, no changes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Steer(Model):
@@ -147,7 +107,7 @@ class Scenario(Model):
 
     name: Name = Field(description="what it is called in reports")
     description: str = Field(default="", description="what it is for")
-    kernel: Annotated[tuple[Spec, ...], BeforeValidator(_listed), Field(min_length=1), SPEC] = (
+    kernel: Annotated[tuple[Spec, ...], BeforeValidator(_listed), Field(min_length=1), SPECS] = (
         Field(default=(), description="the kernels to run it on, one after the other")
     )
     append: Annotated[Line, Field(max_length=MAX_APPEND)] = Field(
@@ -176,8 +136,7 @@ class Scenario(Model):
     def _check_conflicts(self) -> Self:
         conflicts = list(find_conflicts(self))
         if conflicts:
-            told: dict[str, Any] = {"conflicts": conflicts}
-            raise PydanticCustomError("conflict", "{conflicts}", told)
+            raise contradict(conflicts)
         return self
 
     @property
@@ -207,20 +166,6 @@ STAND_INS: dict[str, Any] = {
     "traffic": ({"frames": 1},),
 }
 """Values for required keys, so that the others can be checked while these are wrong."""
-
-
-class Conflict(NamedTuple):
-    """Two keys that contradict each other.
-
-    Attributes:
-        at: the key to blame.
-        why: what is wrong with it and what is possible.
-        needs: the top-level keys that were compared.
-    """
-
-    at: tuple[str | int, ...]
-    why: str
-    needs: frozenset[str]
 
 
 def find_conflicts(scenario: Scenario) -> Iterator[Conflict]:
