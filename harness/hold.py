@@ -3,7 +3,8 @@
 A SCHED_FIFO spinner on the destination CPU. What would let the kthread through is switched off
 (kernel/sched/rt.c: RT throttling; kernel/sched/deadline.c: the fair server, 6.12 on), and
 ksoftirqd/N is put above the spinner, for a starved ksoftirqd keeps its CPU's softirqs from running
-at all on older kernels (before d15121be7485, 6.5), RCU's among them.
+at all on older kernels (before d15121be7485, 6.5), RCU's among them. PREEMPT_RT has a kthread for
+RCU's own work there, rcuc/N: without it no grace period ends (kernel/rcu/tree.c, rcu_cpu_kthread).
 """
 
 from __future__ import annotations
@@ -53,9 +54,10 @@ class Hold:
             except GuestError as error:
                 if error.errno != ENOENT:
                     raise
-        for pid in guest.threads(f"ksoftirqd/{cpu}"):
-            priority = struct.pack("<i", SOFTIRQ_PRIORITY)
-            guest.calls.must("sched_setscheduler", pid, SCHED_FIFO, priority, why="ksoftirqd")
+        for name in (f"ksoftirqd/{cpu}", f"rcuc/{cpu}"):
+            for pid, comm in guest.threads(name).items():
+                priority = struct.pack("<i", SOFTIRQ_PRIORITY)
+                guest.calls.must("sched_setscheduler", pid, SCHED_FIFO, priority, why=comm)
         others = struct.pack("<Q", ((1 << guest.cpus) - 1) & ~(1 << cpu))
         guest.calls.must("sched_setaffinity", 0, len(others), others, why="agent")
         spin = guest.calls.link.call
