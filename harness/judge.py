@@ -20,7 +20,7 @@ class Judgement:
     """A verdict and why.
 
     Attributes:
-        verdict: one of five.
+        verdict: how it ended.
         reasons: empty for a pass.
     """
 

@@ -2,20 +2,24 @@
 
 A case takes `lab` and gets a pristine guest. What every case needs is done around it: its books are
 closed and must balance, its kthreads must be gone at the end, and the kernel must not have
-complained. Every `--kernel SPEC` runs every case once more.
+complained. Every `--kernel SPEC` runs every case once more, every `--smoke SPEC` those marked
+`smoke`.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.case_id import split_id
 from harness.casework import Casework
 from harness.contract.claims import MARK, why_not
 from harness.errors import LabError, UserError
-from harness.judge import judge_error
+from harness.judge import Judgement, judge_error
 from harness.kernels import remembered
+from harness.known_issues import FILE, KnownIssue, load_known_issues, weigh
 from harness.lab import Lab
 from harness.machine.topology import Topology
 from harness.verdict import Verdict
@@ -23,9 +27,8 @@ from harness.verdict import Verdict
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from harness.judge import Judgement
-
 DEFAULT_KERNEL = "debian:7.3"
+KNOWN_ISSUES = pytest.StashKey[list[KnownIssue]]()
 
 
 class CaseEnded(Exception):
@@ -45,10 +48,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SPEC",
         help=f"kernel to test, like debian:6.1 or path:bzImage; repeatable ({DEFAULT_KERNEL})",
     )
+    group.addoption(
+        "--smoke",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="as --kernel, but only cases marked `smoke` run on it",
+    )
     group.addoption("--cpus", type=int, default=4, help="virtual CPUs of a guest (4)")
     group.addoption("--append", default="", metavar="ARGS", help="added to the kernel command line")
     group.addoption(
         "--no-snapshot", action="store_true", help="boot a guest for every case, clone none"
+    )
+    group.addoption(
+        "--known-issues",
+        type=Path,
+        default=FILE,
+        metavar="FILE",
+        help="what kernels are known to fail (configs/known-issues.yaml); --runxfail takes none",
     )
 
 
@@ -56,8 +73,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers, and refuse what cannot be asked for before anything is run.
 
     Raises:
-        pytest.UsageError: a kernel spec that is none, a guest or a cache that cannot be.
+        pytest.UsageError: a kernel spec that is none, a guest or a cache that cannot be, known
+            issues that cannot be read.
     """
+    config.addinivalue_line("markers", "smoke: one of the few cases that `--smoke SPEC` runs")
     config.addinivalue_line(
         "markers", "machine(cpus, memory_mib, nics, append): the guest that this case needs"
     )
@@ -70,6 +89,7 @@ def pytest_configure(config: pytest.Config) -> None:
         Topology(cpus=config.getoption("--cpus"), append=config.getoption("--append"))
         for spec in _specs(config):
             remembered(spec)
+        config.stash[KNOWN_ISSUES] = load_known_issues(config.getoption("--known-issues"))
     except LabError as error:
         raise pytest.UsageError(str(error)) from error
 
@@ -96,7 +116,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _specs(config: pytest.Config) -> list[str]:
-    return config.getoption("--kernel") or [DEFAULT_KERNEL]
+    asked = [*config.getoption("--kernel"), *config.getoption("--smoke")]
+    return list(dict.fromkeys(asked)) or [DEFAULT_KERNEL]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave only cases marked `smoke` on the kernels that were asked for with --smoke alone."""
+    few = set(config.getoption("--smoke")) - set(config.getoption("--kernel"))
+    left = [
+        item
+        for item in items
+        if item.get_closest_marker("smoke") or split_id(item.nodeid, _specs(config))[1] not in few
+    ]
+    if len(left) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(left)])
+        items[:] = left
 
 
 @pytest.fixture(scope="session")
@@ -142,15 +176,30 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         cause, judgement = error, case.explain(error)
     except (Exception, pytest.fail.Exception) as error:
         cause, judgement = error, case.finish(failed=True)
+        if judgement.verdict is not Verdict.CRASH:
+            judgement = Judgement(Verdict.FAIL, (str(error),))
     else:
         judgement = case.finish()
-    if cause and not isinstance(cause, LabError) and judgement.verdict is not Verdict.CRASH:
-        pyfuncitem.user_properties.append(("verdict", str(Verdict.FAIL)))
-        raise cause
-    pyfuncitem.user_properties.append(("verdict", str(judgement.verdict)))
-    if judgement.verdict is not Verdict.PASS:
-        raise CaseEnded(judgement) from cause
-    return result
+    concerned = _known_issues(pyfuncitem, case)
+    told = "\n".join((*judgement.reasons, str(cause)))
+    weighed, issue = weigh(judgement, told, concerned, case.kernel)
+    pyfuncitem.user_properties.append(("verdict", str(weighed.verdict)))
+    if issue:
+        pyfuncitem.user_properties.append(("known_issue", issue.id))
+        pytest.xfail(weighed.reasons[0])
+    if weighed.verdict is Verdict.PASS:
+        return result
+    if weighed is judgement and weighed.verdict is Verdict.FAIL and cause:
+        raise cause  # a failed assertion of the case, with its traceback
+    raise CaseEnded(weighed) from cause
+
+
+def _known_issues(item: pytest.Function, case: Casework) -> list[KnownIssue]:
+    """Return the known issues that a case is to show on its kernel."""
+    if item.config.getoption("--runxfail"):
+        return []
+    name, _ = split_id(item.nodeid, _specs(item.config))
+    return [known for known in item.config.stash[KNOWN_ISSUES] if known.concerns(name, case.kernel)]
 
 
 @pytest.hookimpl(wrapper=True)

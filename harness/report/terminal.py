@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
     from harness.report.record import RunRecord
 
-_STYLES = {
+STYLES = {
     Verdict.PASS: "bold green",
     Verdict.FAIL: "bold red",
     Verdict.CRASH: "bold white on red",
     Verdict.INVALID: "bold yellow",
     Verdict.SKIP: "bold cyan",
+    Verdict.KNOWN: "bold magenta",
 }
 _LOSSES = frozenset({"dropped"})
 
@@ -53,11 +54,11 @@ def show_run(
         _say(console, Text(f"  {_describe_ledger(record.ledger)}"))
     _say(console, Text(f"  {_describe_machine(record)}", style="dim"))
     for number, reason in enumerate(record.reasons):
-        verdict = Text(f"{record.verdict.value.upper()}: ", style=_STYLES[record.verdict])
+        verdict = Text(f"{record.verdict.value.upper()}: ", style=STYLES[record.verdict])
         lead = verdict if number == 0 else Text(" " * len(verdict))
         _say(console, lead + Text(reason))
     if not record.reasons:
-        _say(console, Text(record.verdict.value.upper(), style=_STYLES[record.verdict]))
+        _say(console, Text(record.verdict.value.upper(), style=STYLES[record.verdict]))
     told = set(record.reasons)
     for imbalance in imbalances:
         if imbalance not in told:

@@ -1,0 +1,59 @@
+"""What kernels are known to do wrong: configs/known-issues.yaml says which, and how it shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.model.gates import UPDATE_WAITS
+
+if TYPE_CHECKING:
+    from harness.casework import Casework
+
+QUEUED = 50
+ASIDE = 2
+"""The agent's thread that removes the device."""
+
+
+@pytest.mark.machine(append="slub_debug=FZPU")
+@pytest.mark.parametrize("mode", ["native", "generic"])
+def test_queued_frames_survive_their_device(lab: Casework, mode: str) -> None:
+    lab.needs_mode(mode)
+    run = lab.steer(3, entries={3: 256}, mode=mode, socket=False)
+    with lab.hold(3):
+        lab.send(frames=QUEUED)
+        run.wait_offered()
+        run.detach()
+        lab.guest.calls.link.call("write", "/sys/class/net/eth0/device/../remove", b"1", task=ASIDE)
+    lab.wait_for(lambda: run.taken_on(3) == QUEUED)
+    assert run.taken_on(3) == QUEUED
+
+
+def ending(lab: Casework) -> int:
+    """Return how many workers wait for the kthread of an entry to end (kthread_stop)."""
+    stacks = (lab.guest.read(f"/proc/{pid}/stack") for pid in lab.guest.threads("kworker/"))
+    return sum("kthread_stop" in stack for stack in stacks)
+
+
+def test_an_entry_replaced_before_its_kthread_ran_loses_no_frame(lab: Casework) -> None:
+    waits = UPDATE_WAITS.holds(lab.kernel)
+    run = lab.steer(3)
+    lab.send(frames=1)
+    assert run.wait_rest()  # its first kthread has run
+    with lab.hold(3):
+        update = run.start_set(3, qsize=64)
+        if not waits:
+            run.finish_set(update)
+        lab.send(frames=QUEUED)
+        run.wait_offered()
+        if not waits:
+            run.set(3, qsize=64)
+            lab.wait_for(lambda: ending(lab) == 2)
+    if waits:
+        run.finish_set(update)
+        run.set(3, qsize=64)
+    assert len(lab.wait_kthreads(1)) == 1
+    taken = run.taken_on(3)
+    assert taken == run.sent, f"{taken} of {run.sent} frames queued were taken"
+    assert lab.close().delivered == run.sent

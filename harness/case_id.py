@@ -1,0 +1,25 @@
+"""A case's name is its pytest id without the kernel: the same case on every kernel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def split_id(nodeid: str, specs: Iterable[str]) -> tuple[str, str | None]:
+    """Return a case's name and the kernel spec in its pytest id; None if it runs on none.
+
+    Args:
+        nodeid: like `cases/test_generic.py::test_drops[debian:6.1-24]`.
+        specs: those that may be in it.
+    """
+    function, _, rest = nodeid.partition("[")
+    parameters = f"-{rest.removesuffix(']')}-"
+    for spec in sorted(specs, key=len, reverse=True):  # debian:7.3-rt before debian:7.3
+        before, found, after = parameters.partition(f"-{spec}-")
+        if found:
+            left = f"{before}-{after}".strip("-")
+            return (f"{function}[{left}]" if left else function), spec
+    return nodeid, None
