@@ -22,15 +22,13 @@ ASIDE = 2
     [
         pytest.param(
             "native",
-            marks=pytest.mark.proves(
-                "cpu_map_enqueue", "frames outlive their device (known issue: no kernel sees to it)"
-            ),
+            marks=pytest.mark.proves("cpu_map_enqueue", "frames outlive their device"),
         ),
         pytest.param(
             "generic",
             marks=pytest.mark.proves(
                 "cpu_map_generic_redirect",
-                "skbs outlive their device (known issue: no kernel sees to it)",
+                "skbs outlive their device",
             ),
         ),
     ],
@@ -54,7 +52,7 @@ def ending(lab: Casework) -> int:
 
 @pytest.mark.proves(
     "__cpu_map_entry_replace",
-    "a kthread that is stopped before it began leaves no frames behind (known issue: 5.10's does)",
+    "a kthread that is stopped before it began leaves no frames behind",
 )
 def test_an_entry_replaced_before_its_kthread_ran_loses_no_frame(lab: Casework) -> None:
     waits = UPDATE_WAITS.holds(lab.kernel)

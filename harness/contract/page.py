@@ -42,14 +42,20 @@ def since(row: Row) -> str:
 
 def show_kernels(row: Row) -> str:
     """Return the kernels of a row in short."""
-    every, of = tuple(matrix_kernels()), row.kernels
+    if not row.known:
+        return _some(row.kernels)
+    return f"{_some(row.kernels)}; known issue: {_some(row.known)}"
+
+
+def _some(of: tuple[str, ...]) -> str:
+    every = tuple(matrix_kernels())
     if of == every:
         return "all"
     if len(of) > 2 and every[-len(of) :] == of:
         return f"{of[0]} on"
     if len(of) > 2 and every[: len(of)] == of:
         return f"up to {of[-1]}"
-    return ", ".join(of)
+    return ", ".join(of) or "none"
 
 
 def _line(row: Row) -> str:

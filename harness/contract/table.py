@@ -10,10 +10,13 @@ import pytest
 from harness.contract.claims import Claim, claims_of, show
 from harness.contract.functions import FUNCTIONS
 from harness.errors import UserError
+from harness.known_issues import FILE, load_known_issues
 from harness.paths import REPO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from harness.known_issues import KnownIssue
 
 CASES = REPO / "cases"
 OLDEST = (5, 10)
@@ -31,6 +34,7 @@ class Row:
         since: first version that does so, "5.10" for all.
         until: first version that does so no longer, None if all later ones do.
         kernels: those of the matrix that do so.
+        known: those that should, and are known not to (configs/known-issues.yaml).
         cases: node ids of the cases that prove it, without parameters.
     """
 
@@ -39,6 +43,7 @@ class Row:
     since: str
     until: str | None
     kernels: tuple[str, ...]
+    known: tuple[str, ...]
     cases: tuple[str, ...]
 
 
@@ -72,11 +77,12 @@ def collect_cases() -> list[pytest.Item]:
     return collector.items
 
 
-def table_of(claims: Iterable[tuple[str, Claim]]) -> list[Row]:
+def table_of(claims: Iterable[tuple[str, Claim]], issues: Sequence[KnownIssue] = ()) -> list[Row]:
     """Merge what cases claim into rows, in the order of the functions in cpumap.c.
 
     Args:
         claims: (case, claim) pairs.
+        issues: what kernels are known to fail.
 
     Raises:
         UserError: two cases say the same of a function, but not of the same kernels.
@@ -91,7 +97,7 @@ def table_of(claims: Iterable[tuple[str, Claim]]) -> list[Row]:
         told.add((claim.function, claim.behaviour))
     place = {name: number for number, name in enumerate(FUNCTIONS)}
     ordered = sorted(proofs, key=lambda claim: place[claim.function])
-    return [_row(claim, tuple(proofs[claim])) for claim in ordered]
+    return [_row(claim, tuple(proofs[claim]), issues) for claim in ordered]
 
 
 def read_contract() -> list[Row]:
@@ -100,8 +106,10 @@ def read_contract() -> list[Row]:
     Raises:
         UserError: a mark is wrong.
     """
-    items = collect_cases()
-    return table_of((item.nodeid.partition("[")[0], c) for item in items for c in claims_of(item))
+    claims = (
+        (item.nodeid.partition("[")[0], c) for item in collect_cases() for c in claims_of(item)
+    )
+    return table_of(claims, load_known_issues(FILE))
 
 
 def matrix_kernels() -> dict[str, tuple[int, ...]]:
@@ -110,14 +118,21 @@ def matrix_kernels() -> dict[str, tuple[int, ...]]:
     return {name: (*map(int, name.removesuffix("-rt").split(".")), NEWEST_STABLE) for name in names}
 
 
-def _row(claim: Claim, cases: tuple[str, ...]) -> Row:
+def _row(claim: Claim, cases: tuple[str, ...], issues: Sequence[KnownIssue]) -> Row:
     since = max((gate.since for gate in claim.opening), default=OLDEST)
     until = min((gate.since for gate in claim.closing), default=None)
+    due = {name: numbers for name, numbers in matrix_kernels().items() if claim.holds(numbers)}
+    known = tuple(
+        name
+        for name, numbers in due.items()
+        if all(any(issue.concerns(case, numbers) for issue in issues) for case in cases)
+    )
     return Row(
         claim.function,
         claim.behaviour,
         show(since),
         show(until) if until else None,
-        tuple(name for name, numbers in matrix_kernels().items() if claim.holds(numbers)),
+        tuple(name for name in due if name not in known),
+        known,
         cases,
     )

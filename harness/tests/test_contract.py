@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from click.testing import CliRunner
@@ -10,11 +10,14 @@ from click.testing import CliRunner
 from harness import cli
 from harness.contract.claims import Claim, claims_of, why_not
 from harness.contract.functions import FUNCTIONS
-from harness.contract.page import page_of
+from harness.contract.page import page_of, show_kernels
 from harness.contract.table import CASES, collect_cases, matrix_kernels, read_contract, table_of
 from harness.errors import UserError
 from harness.model import gates
 from harness.model.gates import GRO, STACK_KNOWS_CPUMAP_GENERIC, Gate
+
+if TYPE_CHECKING:
+    from harness.known_issues import KnownIssue
 
 OLD, NEW = (5, 10, 262), (7, 3, 4)
 
@@ -85,6 +88,15 @@ def test_a_row_ends_where_its_function_does() -> None:
     assert (row.since, row.until, row.kernels) == ("5.10", "6.11", ("5.10", "6.1"))
 
 
+def test_a_known_issue_takes_kernels_from_the_rows_that_only_it_proves() -> None:
+    issue = SimpleNamespace(concerns=lambda case, kernel: case == "bad" and kernel < (6, 12))
+    claims = [("bad", Claim("bq_enqueue", "x")), ("bad", Claim("bq_enqueue", "y"))]
+    both, only = table_of([*claims, ("good", claims[0][1])], [cast("KnownIssue", issue)])
+    assert (both.kernels, both.known) == (tuple(matrix_kernels()), ())
+    assert (only.kernels[0], only.known) == ("6.12", ("5.10", "6.1"))
+    assert show_kernels(only) == "6.12 on; known issue: 5.10, 6.1"
+
+
 def test_backports_count() -> None:
     (row,) = table_of([("a", Claim("bq_enqueue", "x", since=gates.UPDATE_WAITS))])
     assert row.kernels[:2] == ("6.1", "6.12")
@@ -105,7 +117,7 @@ def told() -> list[dict[str, Any]]:
 
 def test_every_row_has_a_case_and_a_kernel(told: list[dict[str, Any]]) -> None:
     for row in told:
-        assert row["kernels"], row
+        assert row["kernels"] or row["known"], row
         assert row["cases"]
         for case in row["cases"]:
             path, _, name = case.partition("::")
