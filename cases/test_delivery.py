@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 ROUNDS = 64
 
 
+@pytest.mark.smoke
 @pytest.mark.proves("cpu_map_kthread_run", "a frame is delivered once, on the CPU of its entry")
 def test_round_robin_reaches_every_cpu(lab: Casework) -> None:
     lab.steer(lab.cpus)

@@ -52,6 +52,7 @@ def bad_programs(ask: Answers, cpumap: Twin) -> list[Ref]:
     ]
 
 
+@pytest.mark.smoke
 @pytest.mark.proves("__cpu_map_load_bpf_program", "the entry's value names its program by id")
 def test_the_value_names_the_program(lab: Casework) -> None:
     with Answers(lab) as ask:

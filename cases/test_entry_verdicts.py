@@ -64,6 +64,7 @@ def test_whatever_does_not_pass_is_dropped_and_counted(
     assert len(errors) == (books.prog_drop if verdict == REDIRECT else 0)
 
 
+@pytest.mark.smoke
 @pytest.mark.proves(
     "cpu_map_bpf_prog_run_xdp",
     "each frame of a batch has its own verdict, counted as xdp_pass or xdp_drop",

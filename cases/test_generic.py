@@ -25,6 +25,7 @@ def test_generic_is_refused_where_it_cannot_redirect(lab: Casework) -> None:
     assert refused.value.errno == EINVAL
 
 
+@pytest.mark.smoke
 @pytest.mark.proves("cpu_map_generic_redirect", "an skb is delivered on the CPU of its entry")
 def test_generic_delivers_to_every_cpu(lab: Casework) -> None:
     lab.steer(lab.cpus, mode="generic")

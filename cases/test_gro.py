@@ -32,6 +32,7 @@ def queue_flows(lab: Casework, flows: int, frames: int) -> None:
         run.wait_offered()
 
 
+@pytest.mark.smoke
 @pytest.mark.proves(
     "cpu_map_kthread_run", "segments of a flow are merged, those of others not", since=GRO
 )

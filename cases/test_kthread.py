@@ -22,6 +22,7 @@ def status(lab: Casework, pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
+@pytest.mark.smoke
 @pytest.mark.proves("__cpu_map_entry_alloc", "a kthread is bound to its CPU")
 @pytest.mark.proves(
     "__cpu_map_entry_alloc", "a kthread's name is cpumap/CPU/map:ID", since=FULL_COMM

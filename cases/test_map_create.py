@@ -62,6 +62,7 @@ def test_what_a_cpumap_has_not(lab: Casework) -> None:
         ask.create(value_size=4, btf=True)
 
 
+@pytest.mark.smoke
 @pytest.mark.proves("cpu_map_alloc", "wrong sizes and flags come before too many entries")
 def test_which_error_comes_first(lab: Casework) -> None:
     with Answers(lab) as ask:

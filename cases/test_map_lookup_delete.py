@@ -40,6 +40,7 @@ def test_lookup_has_no_flags(lab: Casework) -> None:
                 cpumap.lookup(key, flags)
 
 
+@pytest.mark.smoke
 @pytest.mark.proves("cpu_map_delete_elem", "deleting succeeds, whether there is an entry or not")
 @pytest.mark.proves("cpu_map_delete_elem", "a key beyond max_entries is EINVAL")
 @pytest.mark.proves("cpu_map_delete_elem", "no other entry goes")

@@ -70,6 +70,7 @@ def test_a_cpu_that_is_offline_may_have_an_entry(lab: Casework) -> None:
         cpumap.update(3, 0)
 
 
+@pytest.mark.smoke
 @pytest.mark.proves(
     "cpu_map_update_elem", "errors come in this order: flags, key, NOEXIST, qsize, CPU, program"
 )

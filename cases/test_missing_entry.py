@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 FRAMES = 64
 
 
+@pytest.mark.smoke
 @pytest.mark.proves(
     "cpu_map_redirect", "a frame for a missing entry is aborted, and traced as an exception"
 )

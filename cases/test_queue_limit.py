@@ -45,6 +45,7 @@ def test_a_used_ring_takes_fewer(lab: Casework, qsize: int, used: int) -> None:
     assert books.delivered == used + qsize - unreturned
 
 
+@pytest.mark.smoke
 @pytest.mark.proves("bq_flush_to_queue", "a ring that was full takes frames again")
 def test_a_full_ring_recovers(lab: Casework) -> None:
     run = lab.steer(3, entries={3: 8})

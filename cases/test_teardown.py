@@ -18,6 +18,7 @@ def queue(lab: Casework) -> None:
     lab.run.wait_offered()
 
 
+@pytest.mark.smoke
 @pytest.mark.proves("cpu_map_delete_elem", "frames queued in a deleted entry are delivered")
 @pytest.mark.proves("cpu_map_kthread_run", "told to stop, it empties its ring before it ends")
 @pytest.mark.proves(
@@ -49,6 +50,7 @@ def test_qsize_zero_deletes(lab: Casework) -> None:
     assert books.aborted == 1
 
 
+@pytest.mark.smoke
 @pytest.mark.proves("__cpu_map_entry_replace", "frames queued in the old entry are delivered")
 @pytest.mark.proves("cpu_map_kthread_run", "told to stop, it empties its ring before it ends")
 def test_replace_delivers_what_is_queued(lab: Casework) -> None:
@@ -64,6 +66,7 @@ def test_replace_delivers_what_is_queued(lab: Casework) -> None:
     assert lab.close().delivered == QUEUED + QUEUED // 2
 
 
+@pytest.mark.smoke
 @pytest.mark.proves("cpu_map_free", "frames queued in a map that is closed are delivered")
 @pytest.mark.proves("cpu_map_kthread_run", "told to stop, it empties its ring before it ends")
 @pytest.mark.proves(

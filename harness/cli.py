@@ -16,6 +16,7 @@ from harness.errors import LabError
 COMMANDS = {
     "run": ("harness.scenario.cli", "Run scenarios and judge them."),
     "check": ("harness.scenario.cli", "Check scenarios without running them."),
+    "matrix": ("harness.matrix.cli", "Run the cases on many kernels and print a grid."),
     "kernels": ("harness.kernels.cli", "List, fetch and prune the kernels to test."),
     "snapshots": (
         "harness.machine.snapshot_cli",
@@ -93,7 +94,8 @@ def cpumap_lab() -> None:
     Examples:
       cpumap-lab run configs/quickstart.yaml
       cpumap-lab run configs/quickstart.yaml --kernel debian:6.1 --json
-      cpumap-lab check configs/*.yaml
+      cpumap-lab check configs/quickstart.yaml
+      cpumap-lab matrix
       cpumap-lab kernels list
       cpumap-lab kernels fetch debian:6.12 debian:7.3-rt
       cpumap-lab snapshots prune

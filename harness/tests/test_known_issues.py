@@ -11,6 +11,7 @@ import pytest
 from harness.errors import UserError
 from harness.known_issues import FILE, KnownIssue, load_known_issues
 from harness.paths import REPO
+from harness.tests.fake_cases import CONFTEST
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,36 +28,6 @@ ISSUE = """\
   link: none found
   expires: "2999-12-31"
 """
-FAKES = '''
-from types import SimpleNamespace
-
-import pytest
-
-from harness.casework import Casework
-from harness.judge import judge, judge_error
-from harness.machine.splats import Splat
-
-
-class Fake(Casework):
-    """A case whose guest is asked for nothing."""
-
-    def __init__(self, spec):
-        console = SimpleNamespace(tail=lambda lines: "")
-        self.guest = SimpleNamespace(machine=SimpleNamespace(console=console, argv=[]))
-        self.kernel = tuple(map(int, spec.removeprefix("debian:").split(".")))
-        self.crash = None
-
-    def finish(self, *, failed=False):
-        return judge([], [Splat("oops", self.crash, self.crash)] if self.crash else [])
-
-    def explain(self, error):
-        return judge_error(error, [])
-
-
-@pytest.fixture
-def lab(kernel_spec):
-    return Fake(kernel_spec)
-'''
 
 
 def load(tmp_path: Path, text: str) -> list[KnownIssue]:
@@ -163,7 +134,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a way to run a case that shows the issue, and to see how it ends."""
     monkeypatch.setenv("CPUMAP_LAB_CACHE", str(pytester.path / "cache"))
     monkeypatch.setenv("CPUMAP_LAB_QEMU", "/nonexistent")
-    pytester.makeconftest(FAKES)
+    pytester.makeconftest(CONFTEST)
 
     def run(body: str, *options: str, issues: str = ISSUE, kernel: str = "5.10.1") -> Any:
         case = textwrap.indent(textwrap.dedent(body), "    ")

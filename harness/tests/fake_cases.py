@@ -1,0 +1,31 @@
+"""A conftest for cases whose guest is asked for nothing."""
+
+CONFTEST = """
+from types import SimpleNamespace
+
+import pytest
+
+from harness.casework import Casework
+from harness.judge import judge, judge_error
+from harness.machine.splats import Splat
+
+
+class Fake(Casework):
+    def __init__(self, spec):
+        console = SimpleNamespace(tail=lambda lines: "")
+        self.guest = SimpleNamespace(machine=SimpleNamespace(console=console, argv=[]))
+        version = spec.removeprefix("debian:").removesuffix("-rt")
+        self.kernel = tuple(map(int, version.split(".")))
+        self.crash = None
+
+    def finish(self, *, failed=False):
+        return judge([], [Splat("oops", self.crash, self.crash)] if self.crash else [])
+
+    def explain(self, error):
+        return judge_error(error, [])
+
+
+@pytest.fixture
+def lab(kernel_spec):
+    return Fake(kernel_spec)
+"""
