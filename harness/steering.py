@@ -37,6 +37,7 @@ TC_ACT_OK, TC_ACT_SHOT = 0, 2
 STALL_S = 60.0
 REST_S = 60.0
 POLL_S = 0.005
+KEEP_BYTES = 16 << 20
 ASIDE = 1
 """The agent's thread for calls that may block."""
 PRIMER = bytes.fromhex("ffffffffffff 5254006370f0 88b5").ljust(60, b"\0")
@@ -54,6 +55,9 @@ class Steering:
         maps: the cpumaps; `cpumap` is the first.
         programs: the XDP program of each NIC in the plan.
         sent: frames injected so far.
+        frames: their first `KEEP_BYTES`, as they were sent.
+        rings: the last qsize of each entry, by map id and CPU.
+        evidence: what the books were closed on; None before.
 
     Raises:
         GuestError: the kernel refuses a program, a map, an entry or an attachment.
@@ -63,6 +67,9 @@ class Steering:
         self.guest = guest
         self.plan = plan
         self.sent = 0
+        self.evidence: Evidence | None = None
+        self.frames: list[bytes] = []
+        self._frame_bytes = 0
         self._flows: list[int] = []
         self._payloads: list[int] = []
         self._received: SocketCounts | None = None
@@ -73,6 +80,7 @@ class Steering:
         self.maps = [CpuMap(calls, max_entries=size) for _ in range(plan.maps)]
         self._map_ids = [cpumap.id for cpumap in self.maps]
         self._entries: list[list[Entry]] = [[] for _ in self.maps]
+        self.rings: dict[tuple[int, int], int] = {}
         self.programs: list[Program] = []
         self._entry_programs: dict[int, Program] = {}
         self._notes: dict[str, Map] = {}
@@ -155,6 +163,7 @@ class Steering:
         self.maps[map].set(cpu, qsize, prog)
         if qsize:
             self._entries[map].append(Entry(cpu, prog.id if prog else 0, onward))
+            self.rings[self._map_ids[map], cpu] = qsize
         if prog:
             self._entry_programs[prog.fd] = prog
 
@@ -165,6 +174,7 @@ class Steering:
         """
         aside = Syscalls(self.guest.calls.link, task=ASIDE)
         self._entries[0].append(Entry(cpu))
+        self.rings[self._map_ids[0], cpu] = qsize
         return self.cpumap.start_update(cpu, self.cpumap.value(qsize), calls=aside)
 
     def has_ended(self, started: Started) -> bool:
@@ -258,9 +268,17 @@ class Steering:
             )
         for mac, batch in groupby(frames.data, key=itemgetter(slice(6))):
             self.sent += self._injectors[mac].send(list(batch), rate=rate, progress=progress)
+        self._keep(frames.data)
         self._flows += frames.flows
         self._payloads.extend(frames.payload_sums())
         return len(frames)
+
+    def _keep(self, frames: Sequence[bytes]) -> None:
+        for frame in frames:
+            self._frame_bytes += len(frame)
+            if self._frame_bytes > KEEP_BYTES:
+                return
+            self.frames.append(frame)
 
     @contextlib.contextmanager
     def sending(
@@ -411,18 +429,16 @@ class Steering:
         tracer.drain()
         if self._sink:
             self._received, self._sums_received = self._sink.stop()
-        return close_books(
-            Evidence(
-                injected=self.sent,
-                seen=HopTable(self._notes["hops"].read_first(self.sent)),
-                arrived=HopTable(self._arrive["hops"].read_first(self.sent)),
-                trace=tracer.trace(),
-                rings=tuple(tracer.stats()),
-                socket=self._received,
-                flows=self._flows,
-            ),
-            self.circumstances,
+        self.evidence = Evidence(
+            injected=self.sent,
+            seen=HopTable(self._notes["hops"].read_first(self.sent)),
+            arrived=HopTable(self._arrive["hops"].read_first(self.sent)),
+            trace=tracer.trace(),
+            rings=tuple(tracer.stats()),
+            socket=self._received,
+            flows=self._flows,
         )
+        return close_books(self.evidence, self.circumstances)
 
     def damaged(self) -> list[int]:
         """Return the frames whose payload was not, to the byte, what the socket received."""

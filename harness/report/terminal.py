@@ -25,6 +25,7 @@ STYLES = {
     Verdict.SKIP: "bold cyan",
     Verdict.KNOWN: "bold magenta",
 }
+PAGE = "report.html"
 _LOSSES = frozenset({"dropped"})
 
 
@@ -64,7 +65,7 @@ def show_run(
         if imbalance not in told:
             _say(console, Text("  - ") + Text(imbalance))
     if record.artifacts is not None:
-        _say(console, Text(f"  report: {record.artifacts}"))
+        _say(console, Text(f"  report: {record.artifacts / PAGE}"))
 
 
 def _say(console: Console, text: Text) -> None:

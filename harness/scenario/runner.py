@@ -16,6 +16,8 @@ from harness.machine.splats import Splat, find_splats
 from harness.machine.topology import Topology
 from harness.model.gates import STACK_KNOWS_CPUMAP_GENERIC
 from harness.plan import Plan
+from harness.remains import tell
+from harness.report.page import render
 from harness.report.record import CpuRecord, KernelRecord, QemuRecord, RunRecord
 from harness.scenario.expect import find_failures
 from harness.scenario.load import dump_scenario
@@ -77,6 +79,8 @@ class _Found:
 
     kernel: KernelImage | None = None
     qemu: QemuRecord = field(default_factory=QemuRecord)
+    guest: Guest | None = None
+    steering: Steering | None = None
     books: Books | None = None
     console: str = ""
     dmesg: str = ""
@@ -151,6 +155,7 @@ def _carry_through(
     except BootFailed as error:
         found.console = error.console
         raise
+    found.guest = guest
     with guest:
         try:
             failures = _steer(guest, scenario, found, watch)
@@ -172,7 +177,7 @@ def _steer(guest: Guest, scenario: Scenario, found: _Found, watch: Watch) -> lis
         frames=scenario.frames,
         socket=scenario.socket,
     )
-    steering = Steering(guest, plan)
+    found.steering = steering = Steering(guest, plan)
     flows = [steering.flow(**flow.model_dump(exclude_none=True)) for flow in scenario.traffic]
 
     def advance(sent: int) -> None:
@@ -224,7 +229,17 @@ def _keep(record: RunRecord, scenario: Scenario, found: _Found) -> RunRecord:
     directory = name_results(record.name, kernel)
     record = dataclasses.replace(record, artifacts=directory)
     ledger = None if found.books is None else found.books.to_json()
+    story = tell(
+        record,
+        found.guest,
+        found.steering,
+        found.books,
+        console=found.console,
+        dmesg=found.dmesg,
+        repeat=f"cpumap-lab run {directory / 'scenario.yaml'}",
+    )
     files = {
+        "report.html": render(story),
         "run.json": json.dumps(record.to_json(), indent=1),
         "ledger.json": json.dumps(ledger, indent=1),
         "console.log": found.console,

@@ -102,7 +102,7 @@ def test_plain_text() -> None:
         ["books", "balanced:", "injected", "4,000,", "seen", "4,000"],
         ["QEMU", "10.0.2", "(tcg,", "multi", "thread),", "seed", "42,", "3.2", "s"],
         ["PASS"],
-        ["report:", "results/steer-native"],
+        ["report:", "results/steer-native/report.html"],
     ]
 
 

@@ -56,7 +56,9 @@ class Guest:
     def __post_init__(self) -> None:
         text = SimpleNamespace(text=lambda: self.console, expect=lambda *_, **__: 0)
         accel = SimpleNamespace(pace=0.001)
-        self.machine = SimpleNamespace(console=text, recipe=SimpleNamespace(accel=accel))
+        recipe = SimpleNamespace(accel=accel)
+        self.machine = SimpleNamespace(console=text, recipe=recipe, argv=("qemu", "-smp", "4"))
+        self.tracer = SimpleNamespace(trace=lambda: SimpleNamespace(records=()))
         self.calls = SimpleNamespace(link=SimpleNamespace(call=lambda *_, **__: self.dmesg()))
 
     def __enter__(self) -> Self:
@@ -117,6 +119,7 @@ def steered(monkeypatch: pytest.MonkeyPatch, lab: Lab, books: object = None) -> 
     class Steering:
         def __init__(self, guest: object, plan: Any) -> None:
             self.plan = plan
+            self.evidence, self.rings, self.frames = None, {(3, 2): 64}, [b"frame"]
 
         def flow(self, **how: object) -> object:
             return how
@@ -150,7 +153,12 @@ def test_a_pass_and_what_is_kept_of_it(lab: Lab) -> None:
     assert sum(cpu.delivered for cpu in record.per_cpu) == sum(outcome.socket.values()) == 48
     assert lab.guest.closed == 1
     kept = {path.name for path in record.artifacts.iterdir()}
-    assert kept == {"run.json", "ledger.json", "console.log", "dmesg.txt", "scenario.yaml"}
+    assert kept == {
+        *("report.html", "run.json", "ledger.json", "console.log", "dmesg.txt", "scenario.yaml")
+    }
+    page = (record.artifacts / "report.html").read_text()
+    assert "qemu -smp 4" in page
+    assert f"cpumap-lab run {record.artifacts}/scenario.yaml" in page
     assert json.loads((record.artifacts / "run.json").read_text()) == record.to_json()
     assert "kernel:\n- debian:7.3\n" in (record.artifacts / "scenario.yaml").read_text()
     assert json.loads((record.artifacts / "ledger.json").read_text())["balanced"]
