@@ -11,6 +11,8 @@ from harness.contract.claims import Claim, claims_of, show
 from harness.contract.functions import FUNCTIONS
 from harness.errors import UserError
 from harness.known_issues import FILE, load_known_issues
+from harness.matrix.plan import FILE as MATRIX
+from harness.matrix.plan import load_matrix
 from harness.paths import REPO
 
 if TYPE_CHECKING:
@@ -114,7 +116,7 @@ def read_contract() -> list[Row]:
 
 def matrix_kernels() -> dict[str, tuple[int, ...]]:
     """Return the kernels of the matrix, by their short names."""
-    names = ("5.10", "6.1", "6.12", "6.16", "6.18", "7.2", "7.3", "7.3-rt")
+    names = [spec.removeprefix("debian:") for spec in load_matrix(MATRIX).specs]
     return {name: (*map(int, name.removesuffix("-rt").split(".")), NEWEST_STABLE) for name in names}
 
 

@@ -435,8 +435,7 @@ def test_through_pytest(
     assert "Traceback (most recent" not in output + errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(("workers", "number"), [("2", signal.SIGINT), ("1", signal.SIGTERM)])
 def test_an_interrupt_prints_what_ran(
     under_pytest: Callable[..., subprocess.Popen[str]],
     tmp_path: Path,
