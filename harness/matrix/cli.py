@@ -74,7 +74,12 @@ def _check_expression(_: click.Context, __: click.Parameter, text: str | None) -
 @click.option(
     "-n", "workers", metavar="N", type=click.IntRange(1, 64), help="Guests at once (one per core)."
 )
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write results there.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="Write results there.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="A row per case, not one per file.")
 def matrix(
     file: Path,

@@ -65,8 +65,12 @@ class Collector:
         self.interrupted = not self.faults
 
     def results(self) -> list[Result]:
-        """Return how the cases ended that were run, in the order in which they began."""
-        return [self._result(nodeid, reports) for nodeid, reports in self._reports.items()]
+        """Return how the cases ended that came to an end, in the order in which they began."""
+        return [
+            self._result(nodeid, reports)
+            for nodeid, reports in self._reports.items()
+            if any(report.when == "teardown" or not report.passed for report in reports)
+        ]
 
     def _result(self, nodeid: str, reports: Sequence[pytest.TestReport]) -> Result:
         case, kernel = split_id(nodeid, self.specs)
