@@ -19,6 +19,7 @@ def queue(lab: Casework) -> None:
 
 
 @pytest.mark.smoke
+@pytest.mark.proves("cpu_map_delete_elem", "it does not wait for the kthread to end")
 @pytest.mark.proves("cpu_map_delete_elem", "frames queued in a deleted entry are delivered")
 @pytest.mark.proves("cpu_map_kthread_run", "told to stop, it empties its ring before it ends")
 @pytest.mark.proves(

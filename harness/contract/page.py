@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 HEAD = """\
 # The contract of kernel/bpf/cpumap.c
 
-What each function does, since which version, on which kernels of the matrix ({kernels}),
-and the cases that prove it.
+What each function does, since which version, on which kernels of the matrix, and the cases that
+prove it. The kernels: {kernels}.
 Made by `cpumap-lab contract --markdown` from the `proves` marks of the cases; do not edit.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from harness.contract.claims import Claim, claims_of, show
 from harness.contract.functions import FUNCTIONS
 from harness.errors import UserError
-from harness.known_issues import FILE, load_known_issues
+from harness.kernels.spec import DebianSpec, parse_spec
+from harness.known_issues import FILE as KNOWN_ISSUES
+from harness.known_issues import load_known_issues
 from harness.matrix.plan import FILE as MATRIX
 from harness.matrix.plan import load_matrix
 from harness.paths import REPO
@@ -111,13 +114,25 @@ def read_contract() -> list[Row]:
     claims = (
         (item.nodeid.partition("[")[0], c) for item in collect_cases() for c in claims_of(item)
     )
-    return table_of(claims, load_known_issues(FILE))
+    return table_of(claims, load_known_issues(KNOWN_ISSUES))
 
 
+@cache
 def matrix_kernels() -> dict[str, tuple[int, ...]]:
-    """Return the kernels of the matrix, by their short names."""
-    names = [spec.removeprefix("debian:") for spec in load_matrix(MATRIX).specs]
-    return {name: (*map(int, name.removesuffix("-rt").split(".")), NEWEST_STABLE) for name in names}
+    """Return the kernels of configs/matrix.yaml: version numbers by short name.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    specs = [parse_spec(spec) for spec in load_matrix(MATRIX).specs]
+    debian = [spec for spec in specs if isinstance(spec, DebianSpec)]
+    return {str(spec).removeprefix("debian:"): _numbers(spec) for spec in debian}
+
+
+def _numbers(spec: DebianSpec) -> tuple[int, ...]:
+    release = (spec.version or spec.release).partition("-")[0]
+    numbers = tuple(map(int, release.split(".")))
+    return numbers if len(numbers) > 2 else (*numbers, NEWEST_STABLE)
 
 
 def _row(claim: Claim, cases: tuple[str, ...], issues: Sequence[KnownIssue]) -> Row:
