@@ -159,6 +159,15 @@ def _remove(tree: Path) -> None:
         shutil.rmtree(tree)
 
 
+def disk_bytes(directory: Path) -> int:
+    """Return what a directory's files take of the disk; another may be taking them away."""
+    total = 0
+    with contextlib.suppress(FileNotFoundError):
+        for file in directory.iterdir():
+            total += file.stat().st_blocks * 512
+    return total
+
+
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:

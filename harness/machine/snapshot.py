@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import CacheError, LabError, QemuFailed
-from harness.landing import land_directory, sweep, take_away, write_atomically
+from harness.landing import disk_bytes, land_directory, sweep, take_away, write_atomically
 from harness.machine.machine import Machine, Recipe
 from harness.paths import cache_dir
 
@@ -79,7 +79,7 @@ def _describe(path: Path) -> Kept:
         told = (about["kernel"], about["guest"], about["qemu"])
     except (OSError, ValueError, KeyError, TypeError):
         told = ("?", "?", "?")
-    return Kept(*told, size=_disk_bytes(path), used=_used(path), directory=path)
+    return Kept(*told, size=disk_bytes(path), used=_used(path), directory=path)
 
 
 def snapshot_of(
@@ -144,7 +144,7 @@ def prune(limit: int = 0, *, spare: Path | None = None) -> list[Path]:
     sweep(root)
     # what begins with a dot is being built, or taken away, by another
     entries = sorted((_used(path), path) for path in root.glob("[!.]*") if path.is_dir())
-    sizes = {path: _disk_bytes(path) for _, path in entries}
+    sizes = {path: disk_bytes(path) for _, path in entries}
     total, gone = sum(sizes.values()), []
     for _, path in entries:
         if total <= limit:
@@ -273,11 +273,3 @@ def _used(path: Path) -> float:
         return (path / "meta.json").stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _disk_bytes(path: Path) -> int:
-    total = 0
-    with contextlib.suppress(FileNotFoundError):  # another takes it away
-        for file in path.iterdir():
-            total += file.stat().st_blocks * 512
-    return total

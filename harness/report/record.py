@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     from harness.verdict import Verdict
 
+PAGE = "report.html"
+"""The run as a page, in the directory of its artifacts."""
+
 
 @dataclass(frozen=True, slots=True)
 class KernelRecord:

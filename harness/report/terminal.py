@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from harness.report.record import PAGE
 from harness.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ STYLES = {
     Verdict.SKIP: "bold cyan",
     Verdict.KNOWN: "bold magenta",
 }
-PAGE = "report.html"
 _LOSSES = frozenset({"dropped"})
 
 

@@ -8,19 +8,22 @@ import re
 import secrets
 import shutil
 import tempfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.landing import cache_errors
+from harness.landing import cache_errors, disk_bytes
 from harness.paths import cache_dir
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 KEEP = 200
+KEEP_DAYS = 30
+KEEP_BYTES = 4 << 30
+"""Of all runs together; the newest stays, whatever it takes."""
 MAX_BYTES = 16 << 20
-"""Of one file; of what is longer, the end is kept."""
+"""Of one text; of what is longer, the end is kept."""
 
 
 def name_results(scenario: str, kernel: str) -> Path:
@@ -33,12 +36,19 @@ def name_results(scenario: str, kernel: str) -> Path:
     return cache_dir("results") / "-".join(parts)
 
 
-def keep_results(directory: Path, files: Mapping[str, str], *, keep: int = KEEP) -> None:
-    """Write the results of a run, and remove the oldest runs' beyond `keep`.
+def keep_results(
+    directory: Path,
+    files: Mapping[str, str | bytes],
+    big: Mapping[str, Path] | None = None,
+    *,
+    keep: int = KEEP,
+) -> None:
+    """Write the results of a run, and remove the oldest beyond `keep` and the other bounds.
 
     Args:
-        directory: from `name_results`.
-        files: text by file name.
+        directory: from `name_results`, or beside what others of it named.
+        files: content by file name.
+        big: files in the cache to be moved in, by their new name.
         keep: how many runs to keep, this one included.
 
     Raises:
@@ -49,18 +59,32 @@ def keep_results(directory: Path, files: Mapping[str, str], *, keep: int = KEEP)
         part = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=cache_dir("run")))
         try:
             part.chmod(0o755)
-            for name, text in files.items():
-                content = text.encode("utf-8", "replace")
-                (part / name).write_bytes(content[-MAX_BYTES:])
+            for name, content in files.items():
+                (part / name).write_bytes(_bound(content))
+            for name, path in (big or {}).items():
+                shutil.move(path, part / name)
             part.rename(directory)
             _prune(directory.parent, part, keep)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
 
+def _bound(content: str | bytes) -> bytes:
+    if isinstance(content, bytes):
+        return content
+    return content.encode("utf-8", "replace")[-MAX_BYTES:]
+
+
 def _prune(root: Path, bin_: Path, keep: int) -> None:
-    runs = sorted(path for path in root.iterdir() if path.is_dir())
-    for run in runs[: max(len(runs) - keep, 0)]:
+    runs = sorted((path for path in root.iterdir() if path.is_dir()), reverse=True)
+    oldest = datetime.now(UTC) - timedelta(days=KEEP_DAYS)
+    size, gone = 0, list[Path]()
+    for number, run in enumerate(runs):
+        size += disk_bytes(run)
+        past = run.name < f"{oldest:%Y%m%dT%H%M%SZ}"
+        if number and (number >= keep or past or size > KEEP_BYTES):
+            gone.append(run)
+    for run in gone:
         with contextlib.suppress(FileNotFoundError):  # somebody else prunes as well
             run.rename(bin_)
             shutil.rmtree(bin_)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from harness.machine.topology import Topology
 from harness.model.gates import STACK_KNOWS_CPUMAP_GENERIC
 from harness.plan import Plan
 from harness.remains import tell
-from harness.report.page import render
+from harness.report.files import make_files
 from harness.report.record import CpuRecord, KernelRecord, QemuRecord, RunRecord
 from harness.scenario.expect import find_failures
 from harness.scenario.load import dump_scenario
@@ -228,7 +227,6 @@ def _keep(record: RunRecord, scenario: Scenario, found: _Found) -> RunRecord:
     kernel = record.kernel.release or record.kernel.spec
     directory = name_results(record.name, kernel)
     record = dataclasses.replace(record, artifacts=directory)
-    ledger = None if found.books is None else found.books.to_json()
     story = tell(
         record,
         found.guest,
@@ -238,14 +236,7 @@ def _keep(record: RunRecord, scenario: Scenario, found: _Found) -> RunRecord:
         dmesg=found.dmesg,
         repeat=f"cpumap-lab run {directory / 'scenario.yaml'}",
     )
-    files = {
-        "report.html": render(story),
-        "run.json": json.dumps(record.to_json(), indent=1),
-        "ledger.json": json.dumps(ledger, indent=1),
-        "console.log": found.console,
-        "dmesg.txt": found.dmesg,
-        "scenario.yaml": dump_scenario(scenario),
-    }
+    files = make_files(story) | {"scenario.yaml": dump_scenario(scenario)}
     keep_results(directory, files)
     return record
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -46,12 +47,44 @@ def test_only_the_end_of_what_is_too_long_is_kept(monkeypatch: pytest.MonkeyPatc
     assert (directory / "console.log").read_text() == "6789"
 
 
+def days_ago(days: int) -> str:
+    return f"{datetime.now(UTC) - timedelta(days=days):%Y%m%dT%H%M%SZ}-a"
+
+
 def test_only_the_newest_are_kept() -> None:
-    root = cache_dir("results")
-    for day in range(1, 6):
-        keep_results(root / f"2026010{day}T000000Z-a", {"run.json": "{}"}, keep=3)
-    assert kept() == [f"2026010{day}T000000Z-a" for day in (3, 4, 5)]
+    for days in range(5, 0, -1):
+        keep_results(cache_dir("results") / days_ago(days), {"run.json": "{}"}, keep=3)
+    assert kept() == [days_ago(days) for days in (3, 2, 1)]
     assert not any(cache_dir("run").iterdir())
+
+
+def test_what_is_old_goes() -> None:
+    root = cache_dir("results")
+    for days in (40, 29, 0):
+        keep_results(root / days_ago(days), {"run.json": "{}"})
+    assert kept() == [days_ago(29), days_ago(0)]
+
+
+def test_all_together_take_so_much_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "KEEP_BYTES", 100_000)
+    for days in (3, 2, 1):
+        keep_results(cache_dir("results") / days_ago(days), {"a.pcap": bytes(40_000)})
+    assert kept() == [days_ago(2), days_ago(1)]
+    keep_results(cache_dir("results") / days_ago(0), {"a.pcap": bytes(400_000)})
+    assert kept() == [days_ago(0)]
+
+
+def test_bytes_are_kept_whole_and_files_moved_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "MAX_BYTES", 4)
+    state = tmp_path / "state.part"
+    state.write_bytes(b"ram")
+    directory = name_results("a", "b")
+    keep_results(directory, {"a.pcap": b"0123456789"}, {"state": state})
+    assert (directory / "a.pcap").read_bytes() == b"0123456789"
+    assert (directory / "state").read_bytes() == b"ram"
+    assert not state.exists()
 
 
 def test_an_interrupted_write_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 OOPS = "[    1.000000] BUG: kernel NULL pointer dereference, address: 0000000000000008\n"
 PANIC = "[    2.000000] Kernel panic - not syncing: Fatal exception in interrupt\n"
+PASSED = {
+    *("report.html", "run.json", "ledger.json", "console.log", "dmesg.txt", "scenario.yaml"),
+    *("injected.pcap", "delivered.pcap"),
+}
+FAILED = {*PASSED, "why.txt", "trace.jsonl", "qemu.txt", "repeat.txt"}
 
 
 def scenario(**more: Any) -> Scenario:
@@ -153,9 +158,7 @@ def test_a_pass_and_what_is_kept_of_it(lab: Lab) -> None:
     assert sum(cpu.delivered for cpu in record.per_cpu) == sum(outcome.socket.values()) == 48
     assert lab.guest.closed == 1
     kept = {path.name for path in record.artifacts.iterdir()}
-    assert kept == {
-        *("report.html", "run.json", "ledger.json", "console.log", "dmesg.txt", "scenario.yaml")
-    }
+    assert kept == PASSED
     page = (record.artifacts / "report.html").read_text()
     assert "qemu -smp 4" in page
     assert f"cpumap-lab run {record.artifacts}/scenario.yaml" in page
@@ -178,6 +181,14 @@ def test_expectations(lab: Lab) -> None:
         "dropped: expected 3 frames, found 0",
         "aborted: expected 1 frames, found 0",
     )
+    assert {path.name for path in record.artifacts.iterdir()} == FAILED
+    assert (record.artifacts / "why.txt").read_text().splitlines()[:2] == [
+        "verdict: fail",
+        record.reasons[0],
+    ]
+    assert (record.artifacts / "qemu.txt").read_text() == "qemu\n-smp\n4\n"
+    repeat = (record.artifacts / "repeat.txt").read_text()
+    assert repeat == f"cpumap-lab run {record.artifacts}/scenario.yaml\n"
 
 
 def test_books_out_of_balance(monkeypatch: pytest.MonkeyPatch) -> None:

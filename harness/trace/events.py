@@ -190,6 +190,12 @@ _KERNEL_NAMES = {
     (CpumapEnqueue, "producer"): "cpu",
     (CpumapKthread, "kthread_cpu"): "cpu",
 }
+_NAMES = {kind: name for name, kind in _TYPED.items()}
+
+
+def event_name(record: Record) -> str:
+    """Return the kernel's name of a record's event."""
+    return record.name if isinstance(record, Event) else _NAMES[type(record)]
 
 
 @dataclass(frozen=True, slots=True)
