@@ -458,7 +458,7 @@ def test_a_peer_that_hangs_is_ended_with_all_its_processes(
     peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(harness.bench.virtme, "LIMIT_S", 0.0)
-    monkeypatch.setattr(peer, "_limit_s", 0.5)
+    monkeypatch.setattr(peer, "_limit_s", 3.0)
     child = tmp_path / "child"
     monkeypatch.setenv("FAKE", f"sleep 60 & echo $! >{child}; wait")
     with pytest.raises(BootFailed, match="no answer in"):
