@@ -11,12 +11,15 @@ import pytest
 from harness.errors import AgentLost, LabError, UserError
 from harness.hold import Hold
 from harness.judge import Judgement, judge, judge_error
-from harness.model.gates import STACK_KNOWS_CPUMAP_GENERIC
+from harness.model.control import Entry
+from harness.model.datapath import Queue
+from harness.model.facts import Facts
+from harness.model.gates import LIVE_FRAMES, STACK_KNOWS_CPUMAP_GENERIC
 from harness.plan import Plan
 from harness.steering import Steering
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from harness.guest import Guest
     from harness.machine.splats import Splat
@@ -29,6 +32,8 @@ GONE_S = 30.0
 LAST_WORDS_S = 5.0
 POLL_S = 0.01
 DEFAULT_QSIZE = 192
+MAX_BATCH = 256
+"""TEST_XDP_MAX_BATCH of net/bpf/test_run.c."""
 
 
 class Casework:
@@ -76,6 +81,46 @@ class Casework:
         """Send one flow of frames into the run; `how` as for `Steering.flow`."""
         return self.run.send([self.run.flow(frames, **how)])  # type: ignore[arg-type]
 
+    def live(
+        self, frames: int, *, cpu: int | Iterable[int] = 0, batch: int = 64, **how: object
+    ) -> int:
+        """Have CPUs of the guest make a flow of frames each; skip on kernels that cannot.
+
+        Args:
+            frames: of each CPU.
+            cpu: the CPU, or the CPUs, all at the same time.
+            batch: frames between two flushes, 256 at most.
+            how: as for `Steering.flow`.
+        """
+        self.needs(LIVE_FRAMES)
+        cpus = (cpu,) if isinstance(cpu, int) else cpu
+        flow = self.run.flow(frames, **how)  # type: ignore[arg-type]
+        return self.run.live(dict.fromkeys(cpus, flow), batch=batch)
+
+    def burst(self, frames: int, *, cpu: int) -> int:
+        """Put a burst of 256 frames at most into the ring of an entry whose kthread is asleep.
+
+        It is one batch of live frames, made on the kthread's own CPU: it runs when all is in.
+        """
+        if frames > MAX_BATCH:
+            raise UserError(f"a burst of {frames} frames: {MAX_BATCH} at most are flushed at once")
+        self.run.wait_rest()
+        self.wait_asleep()
+        return self.live(frames, cpu=cpu, batch=MAX_BATCH)
+
+    def wait_asleep(self) -> None:
+        """Wait until every kthread sleeps: under PREEMPT_RT one that does not may get in between.
+
+        A producer keeps its CPU for a batch, for it has bottom halves off; but it can be preempted
+        there, by what is runnable.
+        """
+
+        def asleep() -> bool:
+            pids = self.guest.threads("cpumap/")
+            return all("State:\tS" in self.guest.read(f"/proc/{pid}/status") for pid in pids)
+
+        self.wait_for(asleep)
+
     def hold(self, cpu: int) -> Hold:
         """Keep the kthread of the run's entry from running while a `with` block runs."""
         return Hold(self.run, cpu)
@@ -98,6 +143,10 @@ class Casework:
         tracer = self.guest.tracer
         tracer.drain()
         return [record for record in tracer.trace().records if isinstance(record, kind)]
+
+    def model(self, cpu: int, qsize: int) -> Queue:
+        """Return what an entry is by the contract, on this kernel: its expectations."""
+        return Queue(Facts(self.kernel), Entry(cpu, 0, qsize))
 
     def needs(self, gate: Gate) -> None:
         """Skip the case on kernels that do not behave so yet."""

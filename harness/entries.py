@@ -60,12 +60,14 @@ class Look:
         cpu: on which CPU.
         ingress_ifindex: of its `struct xdp_md`.
         rx_queue_index: likewise.
+        metadata: 1 more than the number that the frame's metadata told; 0 without any.
     """
 
     count: int
     cpu: int
     ingress_ifindex: int
     rx_queue_index: int
+    metadata: int
 
 
 class Looker:
@@ -95,7 +97,7 @@ class Looker:
     def looks(self) -> list[Look]:
         """Return what it saw, by frame number."""
         values = self._looks.read_first(self._frames)
-        return [Look(*fields) for fields in struct.iter_unpack("<IIII", values)]
+        return [Look(*fields) for fields in struct.iter_unpack("<5I", values)]
 
 
 def _only(programs: dict[str, Program], maps: dict[str, Map]) -> Program:

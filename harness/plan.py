@@ -27,10 +27,12 @@ class Plan:
         flags: of bpf_redirect_map: in its low two bits the action for a missing entry.
         frames: how many frames the run may have.
         socket: deliver to a UDP socket; else the frames end at tc ingress.
+        stack: without a socket, hand the frames on to the stack all the same.
         nics: the NICs that frames come in by, each with an XDP program of its own.
         maps: how many cpumaps; the programs take them in turn.
         max_entries: of a cpumap; None is the number of the guest's CPUs.
         gro: frames may be merged on their way to the stack: the books count segments.
+        metadata: the programs give each frame its number as metadata.
     """
 
     targets: tuple[int, ...]
@@ -40,10 +42,12 @@ class Plan:
     flags: int = 0
     frames: int = 65536
     socket: bool = True
+    stack: bool = False
     nics: tuple[int, ...] = (0,)
     maps: int = 1
     max_entries: int | None = None
     gro: bool = False
+    metadata: bool = False
 
     def __post_init__(self) -> None:
         if self.by not in SELECTORS:

@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from harness.agent.bpf import CpuMap, Link, Map, Program, attach_xdp, load_object
+from harness.agent.live import LiveRun, run_live
 from harness.agent.sink import Sink
 from harness.agent.syscalls import Syscalls
 from harness.errors import TrafficError
@@ -22,11 +23,11 @@ from harness.trace.hops import Hop, HopTable
 from harness.trace.ledger import close_books
 from harness.trace.rest import Rest, quiescent
 from harness.trace.tally import add_up
-from harness.traffic.frames import Flow, Frames, build_frames
+from harness.traffic.frames import Flow, Frames, build_frames, build_live
 from harness.traffic.socket import SocketInjector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from harness.agent.syscalls import Started
     from harness.guest import Guest
@@ -53,7 +54,7 @@ class Steering:
 
     Attributes:
         maps: the cpumaps; `cpumap` is the first.
-        programs: the XDP program of each NIC in the plan.
+        programs: the XDP program of each NIC in the plan, which is attached to it.
         sent: frames injected so far.
         frames: their first `KEEP_BYTES`, as they were sent.
         rings: the last qsize of each entry, by map id and CPU.
@@ -72,6 +73,7 @@ class Steering:
         self._frame_bytes = 0
         self._flows: list[int] = []
         self._payloads: list[int] = []
+        self._made_live: list[range] = []
         self._received: SocketCounts | None = None
         self._sums_received: Sequence[int] = ()
         self._intact = True
@@ -82,14 +84,17 @@ class Steering:
         self._entries: list[list[Entry]] = [[] for _ in self.maps]
         self.rings: dict[tuple[int, int], int] = {}
         self.programs: list[Program] = []
+        self._live: list[Program] = []
         self._entry_programs: dict[int, Program] = {}
         self._notes: dict[str, Map] = {}
         for place, _ in enumerate(plan.nics):
             self._load_steer(self.maps[place % plan.maps])
-        self._prog_ids = frozenset(program.id for program in self.programs)
-        hops = ("max_entries", plan.frames)
-        self._arrive, programs = load_object(calls, ARRIVE, {"hops": hops})
-        answer = struct.pack("<I", TC_ACT_OK if plan.socket else TC_ACT_SHOT)
+        self._prog_ids = frozenset(program.id for program in (*self.programs, *self._live))
+        sizes = dict.fromkeys(("hops", "metadata"), ("max_entries", plan.frames))
+        if not plan.metadata:
+            del sizes["metadata"]
+        self._arrive, programs = load_object(calls, ARRIVE, sizes)
+        answer = struct.pack("<I", TC_ACT_OK if plan.socket or plan.stack else TC_ACT_SHOT)
         self._arrive["answer"].update(0, answer).must("set the answer at tc ingress")
         for nic in plan.nics:
             calls.link.call("tc_attach", self._ifindex(nic), programs["arrive"].fd)
@@ -110,22 +115,27 @@ class Steering:
         self._rest_s = REST_S * pace
 
     def _load_steer(self, cpumap: CpuMap) -> None:
-        """Load one more steering program; all of a run write into the same notes."""
+        """Load one more steering program, and its twin for live frames.
+
+        All of a run write into the same notes.
+        """
         plan = self.plan
         shared: dict[str, tuple[str, int]] = {"cpus": ("fd", cpumap.fd)}
-        for name in ("hops", "orders", "strays", "verdicts"):
+        for name in ("hops", "orders", "strays", "verdicts", "numbers"):
             if name in self._notes:
                 shared[name] = ("fd", self._notes[name].fd)
             elif name == "hops":
                 shared[name] = ("max_entries", plan.frames)
         maps, programs = load_object(self.guest.calls, STEER, shared)
         self._notes = self._notes or maps
-        how = struct.pack("<IIQ", SELECTORS[plan.by], len(plan.targets), plan.flags)
+        selector, targets = SELECTORS[plan.by], len(plan.targets)
+        how = struct.pack("<IIQQ", selector, targets, plan.flags, plan.metadata)
         maps["steering"].update(0, how).must("set the steering")
         for at, cpu in enumerate(plan.targets):
             maps["targets"].update(at, struct.pack("<I", cpu)).must("set a target")
         maps["cpus"].close()
         self.programs.append(programs["steer"])
+        self._live.append(programs["live"])
 
     def _ifindex(self, nic: int) -> int:
         return self.guest.ifindex[interface_name(nic)]
@@ -260,21 +270,58 @@ class Steering:
         progress: Callable[[int], None] | None = None,
     ) -> int:
         """Inject frames that were built before, numbered from `sent` on; as `send`."""
-        if self.sent + len(frames) > self.plan.frames:
+        self._check_room(len(frames))
+        for mac, batch in groupby(frames.data, key=itemgetter(slice(6))):
+            self.sent += self._injectors[mac].send(list(batch), rate=rate, progress=progress)
+        self._enter(frames)
+        return len(frames)
+
+    def live(self, flows: Mapping[int, Flow], *, batch: int = 64) -> int:
+        """Have CPUs of the guest make frames, all at the same time; return how many, each proven.
+
+        The frames of a batch are flushed at its end, as at the end of a NAPI poll, and only then
+        are kthreads woken. Not while `sending`: the frames' numbers would clash.
+
+        Args:
+            flows: by CPU; each comes in by the NIC that it is addressed to.
+            batch: frames in a batch, 256 at most.
+
+        Raises:
+            GuestError: the kernel refuses: EINVAL before 5.18 (harness/model/gates.py,
+                LIVE_FRAMES), E2BIG for a larger batch.
+            TrafficError: a frame could not be made, or the run is full.
+        """
+        frames = sum(flow.frames for flow in flows.values())
+        self._check_room(frames)
+        place_of = {self._mac(nic): place for place, nic in enumerate(self.plan.nics)}
+        runs, first = {}, self.sent
+        for number, (cpu, flow) in enumerate(flows.items()):
+            if not flow.frames:
+                continue  # the kernel would make one
+            made = build_live(flow, number, first=first)
+            place = place_of[made.data[0][:6]]
+            ifindex = self._ifindex(self.plan.nics[place])
+            runs[cpu] = LiveRun(self._live[place], made.data[0], first, len(made), ifindex)
+            self._enter(made)
+            first += len(made)
+        numbers = self._notes["numbers"]
+        run_live(self.guest.calls, numbers, runs, batch=batch, deadline_s=self._rest_s)
+        self._made_live.append(range(self.sent, first))
+        self.sent = first
+        return frames
+
+    def _check_room(self, frames: int) -> None:
+        if self.sent + frames > self.plan.frames:
             raise TrafficError(
-                f"{self.sent + len(frames)} frames are more than the {self.plan.frames} that this "
+                f"{self.sent + frames} frames are more than the {self.plan.frames} that this "
                 "run has notes for",
                 remedy="give the plan a larger `frames`",
             )
-        for mac, batch in groupby(frames.data, key=itemgetter(slice(6))):
-            self.sent += self._injectors[mac].send(list(batch), rate=rate, progress=progress)
-        self._keep(frames.data)
+
+    def _enter(self, frames: Frames) -> None:
         self._flows += frames.flows
         self._payloads.extend(frames.payload_sums())
-        return len(frames)
-
-    def _keep(self, frames: Sequence[bytes]) -> None:
-        for frame in frames:
+        for frame in frames.data:
             self._frame_bytes += len(frame)
             if self._frame_bytes > KEEP_BYTES:
                 return
@@ -310,6 +357,7 @@ class Steering:
             ordered=all(len(of) == len({entry.cpu for entry in of}) for of in entries),
             intact=self._intact,
             gro=self.plan.gro,
+            live=tuple(self._made_live),
         )
 
     def wait_rest(self, deadline_s: float | None = None) -> Rest:
@@ -332,10 +380,14 @@ class Steering:
         return self._arrive["segments"].sum_over_cpus(0, self.guest.cpus)
 
     def _look(self) -> Rest:
-        cpus = self.guest.cpus
-        answered = {
-            action: self._notes["verdicts"].sum_over_cpus(action, cpus) for action in XdpAction
-        }
+        cpus, verdicts = self.guest.cpus, self._notes["verdicts"]
+        answered = {action: verdicts.sum_over_cpus(action, cpus) for action in XdpAction}
+        live = dict.fromkeys(XdpAction, 0)
+        if self._made_live:
+            live = {
+                action: verdicts.sum_over_cpus(len(XdpAction) + action, cpus)
+                for action in XdpAction
+            }
         delivered = self._delivered()
         tracer = self.guest.tracer
         tracer.drain()
@@ -343,10 +395,10 @@ class Steering:
             tracer.tally,
             self.circumstances,
             injected=self.sent,
-            seen=sum(answered.values()),
-            redirected=answered[XdpAction.REDIRECT],
+            seen=sum(answered.values()) + sum(live.values()),
+            redirected=answered[XdpAction.REDIRECT] + live[XdpAction.REDIRECT] + live[XdpAction.TX],
             aborted=answered[XdpAction.ABORTED],
-            passed=answered[XdpAction.PASS],
+            passed=answered[XdpAction.PASS] + live[XdpAction.PASS],
             delivered=delivered,
         )
 
@@ -401,7 +453,8 @@ class Steering:
                 for entry in entries:
                     if entry.onward:  # a map and the program of its entry may hold each other
                         cpumap.remove(entry.cpu)
-            for descriptor in (*self.programs, *self._entry_programs.values(), *self.maps):
+            own = (*self.programs, *self._live)
+            for descriptor in (*own, *self._entry_programs.values(), *self.maps):
                 descriptor.close()
 
     def unpins(self) -> None:
@@ -416,6 +469,11 @@ class Steering:
         """Return the notes at tc ingress of the frames sent so far, by frame number."""
         table = HopTable(self._arrive["hops"].read_first(self.sent))
         return [table[frame] for frame in range(len(table))]
+
+    def metadata(self) -> list[int | None]:
+        """Return the number that each frame's metadata told at tc ingress, None without any."""
+        told = self._arrive["metadata"].read_first(self.sent)
+        return [number - 1 if number else None for (number,) in struct.iter_unpack("<I", told)]
 
     def receive(self, frames: int, *, nic: int) -> list[bytes]:
         """Return the next frames that the guest sends out by a NIC; fewer if they do not come."""

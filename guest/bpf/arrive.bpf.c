@@ -20,6 +20,14 @@ struct {
 	__type(value, __u64);
 } segments SEC(".maps");
 
+/* What each frame's metadata tells where it reaches the stack, if that is asked for. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} metadata SEC(".maps");
+
 SEC("tc")
 int arrive(struct __sk_buff *skb)
 {
@@ -37,6 +45,9 @@ int arrive(struct __sk_buff *skb)
 		count_stray();
 		return TC_ACT_OK;
 	}
+	__u32 *told = bpf_map_lookup_elem(&metadata, &headers.tag.frame);
+	if (told)
+		*told = read_metadata((void *)(long)skb->data_meta, data);
 	__u32 frames = skb->gso_segs ?: 1;
 	note_hop(hop, frames, *act, NO_CPU, skb->len);
 	/* after the note, as the host counts on it */

@@ -10,6 +10,7 @@ struct look {
 	__u32 cpu;
 	__u32 ingress_ifindex;
 	__u32 rx_queue_index;
+	__u32 metadata; /* as read_metadata says */
 };
 
 struct {
@@ -47,6 +48,7 @@ int entry(struct xdp_md *ctx)
 		look->cpu = bpf_get_smp_processor_id();
 		look->ingress_ifindex = ctx->ingress_ifindex;
 		look->rx_queue_index = ctx->rx_queue_index;
+		look->metadata = read_metadata((void *)(long)ctx->data_meta, data);
 	}
 	if (change->head && (bpf_xdp_adjust_head(ctx, -(int)change->head) ||
 			     bpf_xdp_adjust_head(ctx, change->head)))

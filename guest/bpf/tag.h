@@ -116,6 +116,34 @@ static __always_inline void count_stray(void)
 		*n += 1;
 }
 
+/* What an XDP program tells of a frame in its metadata: the frame's number. */
+struct metadata {
+	__u32 magic;
+	__u32 frame;
+};
+
+/* Put a frame's number in front of it. Pointers into the frame are void afterwards. */
+static __always_inline int write_metadata(struct xdp_md *ctx, __u32 frame)
+{
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(struct metadata)))
+		return -1;
+	struct metadata *meta = (void *)(long)ctx->data_meta;
+	if ((void *)(meta + 1) > (void *)(long)ctx->data)
+		return -1;
+	*meta = (struct metadata){ TAG_MAGIC, frame };
+	return 0;
+}
+
+/* The number that a frame's metadata tells, counted from 1; 0: it has none. */
+static __always_inline __u32 read_metadata(void *from, void *to)
+{
+	struct metadata *meta = from;
+
+	if ((void *)(meta + 1) > to || meta->magic != TAG_MAGIC)
+		return 0;
+	return meta->frame + 1;
+}
+
 static __always_inline void note_hop(struct hop *hop, __u32 frames, __u16 verdict, __u16 to_cpu,
 				     __u16 length)
 {

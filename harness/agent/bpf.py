@@ -30,6 +30,7 @@ XDP_MODES = {"generic": 1 << 1, "native": 1 << 2}
 PROG_TYPE_SOCKET_FILTER, PROG_TYPE_XDP = 1, 6
 ATTACH_XDP_DEVMAP, ATTACH_XDP_CPUMAP = 33, 35
 F_XDP_HAS_FRAGS, F_XDP_DEV_BOUND_ONLY = 1 << 5, 1 << 6
+F_TEST_XDP_LIVE_FRAMES = 1 << 1
 ATTR_BYTES = 128
 INFO_BYTES = 256
 LOG_BYTES = 1 << 14
@@ -338,6 +339,28 @@ def run_program(calls: Syscalls, prog: Program, frame: bytes = bytes(64)) -> tup
     union = Buffer(front.ljust(ATTR_BYTES, b"\0"), returned=True, pointers={16: Buffer(frame)})
     result = calls.raw("bpf", PROG_TEST_RUN, union, ATTR_BYTES)
     return result, int(struct.unpack_from("<I", union.content, 4)[0])
+
+
+def start_live(
+    calls: Syscalls, prog: Program, frame: bytes, *, ifindex: int, repeat: int, batch: int
+) -> Started:
+    """Start to run a program on frames made up on the spot (BPF_F_TEST_XDP_LIVE_FRAMES, 5.18).
+
+    What it returns is carried out; all frames of a batch are flushed at once, at its end.
+
+    Args:
+        calls: the agent's thread whose CPU the frames come from.
+        prog: an XDP program.
+        frame: what each frame is at first; one that comes back from where it went is as that
+            left it.
+        ifindex: of the device that the frames come in by.
+        repeat: how many.
+        batch: frames in a batch, 256 at most; E2BIG beyond.
+    """
+    context = struct.pack("<6I", 0, len(frame), 0, ifindex, 0, 0)
+    front = struct.pack("<4I2Q4I2Q3I", prog.fd, 0, len(frame), 0, 0, 0, repeat, 0, len(context), 0,
+                        0, 0, F_TEST_XDP_LIVE_FRAMES, 0, batch)  # fmt: skip
+    return start_bpf(calls, PROG_TEST_RUN, front, {16: Buffer(frame), 48: Buffer(context)})
 
 
 def load_object(

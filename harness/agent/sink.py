@@ -59,7 +59,12 @@ class Sink:
         return SocketCounts(counts, drops), array("I", sums)
 
     def _buffer_errors(self) -> int:
-        """Return UdpRcvbufErrors of /proc/net/snmp: datagrams that found a socket full."""
-        text: bytes = self._calls.link.call("read", "/proc/net/snmp", 1 << 16)
-        names, values = re.findall(r"^Udp: (.*)$", text.decode(), re.MULTILINE)
-        return int(dict(zip(names.split(), values.split(), strict=True))["RcvbufErrors"])
+        """Return the datagrams that found a socket full."""
+        return udp_counters(self._calls)["RcvbufErrors"]
+
+
+def udp_counters(calls: Syscalls) -> dict[str, int]:
+    """Return the UDP counters of /proc/net/snmp by name, in datagrams."""
+    text: bytes = calls.link.call("read", "/proc/net/snmp", 1 << 16)
+    names, values = re.findall(r"^Udp: (.*)$", text.decode(), re.MULTILINE)
+    return dict(zip(names.split(), map(int, values.split()), strict=True))

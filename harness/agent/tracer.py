@@ -89,6 +89,15 @@ class Tracer:
         self._layout = parse_header_page(rings.header_page)
         self._parts: list[Trace] = []
 
+    def enable(self, event: str) -> None:
+        """Trace one more event from here on, like "xdp/mem_disconnect": an `Event` of its fields.
+
+        Raises:
+            GuestError: the kernel has no such event.
+        """
+        self._formats.append(parse_format(_read(self._link, f"events/{event}/format")))
+        self._link.call("write", f"{ROOT}/events/{event}/enable", b"1")
+
     def drain(self) -> Trace:
         """Read and return what was traced since the last time.
 

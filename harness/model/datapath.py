@@ -127,6 +127,19 @@ class Queue:
             self.bq_flush_to_queue(cpu)
             self.awake = True
 
+    def poll(self, frames: int, cpu: int = 0) -> list[tuple[int, int]]:
+        """Have a producer bring frames here, all in one NAPI poll or batch of live frames.
+
+        Returns:
+            What is traced of it: `processed` and `drops` of each bulk.
+        """
+        before = len(self.trace)
+        for number in range(frames):
+            self.bq_enqueue(Frame(number), cpu)
+        self.cpu_map_flush(cpu)
+        new = (record for record in self.trace[before:] if isinstance(record, Enqueue))
+        return [(record.processed, record.drops) for record in new]
+
     def cpu_map_generic_redirect(self, skb: Frame) -> int:
         """Offer one skb to the ring: nothing is bulked, and a drop is told twice."""
         if not gates.STACK_KNOWS_CPUMAP_GENERIC.holds(self.facts.kernel):

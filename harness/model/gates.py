@@ -126,6 +126,12 @@ UPDATE_WAITS = Gate(
     "booted: 5.10 without, 6.1.192 with",
     ((6, 1, 45), (6, 4, 10)),
 )
+LIVE_FRAMES = Gate(
+    "BPF_PROG_TEST_RUN makes frames that go where the program sends them",
+    (5, 18),
+    'b530e9e1063e, bpf: Add "live packet" mode for XDP in BPF_PROG_RUN',
+    "booted: 5.10 without, 6.1 with",
+)
 TRACED_BEFORE_STACK = Gate(
     "xdp_cpumap_kthread is traced before the stack receives",
     (6, 12),

@@ -57,7 +57,8 @@ class Plan:
     gro: bool = False
     socket: bool = False
     socket_full: float = 0.0
-    live: bool = False
+    live: int = 0
+    """So many frames, the first ones, are of a live run."""
     redirects_traced: bool = True
     pinned: bool = True
 
@@ -122,7 +123,9 @@ class World:
         self.seen[frame] = Hop(1, producer, verdict, order, target, length)
         if verdict is XdpAction.PASS:
             self.arrive([frame], producer)
-        elif verdict is XdpAction.ABORTED and not plan.live:
+        elif verdict is XdpAction.TX and frame < plan.live:
+            self.records.append(XdpDevmapXmit(producer, self.now(), 3, 4, 3, 0, 1, 0))
+        elif verdict is XdpAction.ABORTED and frame >= plan.live:
             self.records.append(XdpException(producer, self.now(), XDP_PROG, verdict, 3))
         elif verdict is XdpAction.REDIRECT and target == NO_CPU:
             self.fail(producer, XDP_PROG, -56, 0, 0)
@@ -306,7 +309,7 @@ class World:
             prog_ids=frozenset({XDP_PROG}),
             pinned=plan.pinned,
             gro=plan.gro,
-            live=plan.live,
+            live=(range(plan.live),) if plan.live else (),
             redirects_traced=plan.redirects_traced,
         )
 

@@ -19,6 +19,7 @@ from harness.traffic.frames import (
     TAG_MAGIC,
     Flow,
     build_frames,
+    build_live,
 )
 
 MAC = "52:54:00:63:70:00"
@@ -167,3 +168,43 @@ def test_the_tag_is_the_guests() -> None:
 def test_what_cannot_be(how: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         flow(**{"frames": 1, **how})
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("protocol", ["udp", "tcp"])
+def test_a_wrong_checksum_is_wrong_in_itself_alone(protocol: str, size: int) -> None:
+    if size < 14 + 20 + 20 + TAG.size and protocol == "tcp":
+        return
+    of: dict[str, Any] = {"protocol": protocol, "size": size}
+    good, bad = (
+        build_frames([flow(checksum=checksum, **of)], first=size).data[0]
+        for checksum in ("right", "wrong")
+    )
+    at = 14 + 20 + (6 if protocol == "udp" else 16)
+    assert sums_are_right(good)
+    assert not sums_are_right(bad)
+    assert good[:at] + good[at + 2 :] == bad[:at] + bad[at + 2 :]
+    assert bad[at : at + 2] != bytes(2)  # which would be none
+
+
+def test_a_datagram_may_go_without_a_checksum() -> None:
+    (data,) = build_frames([flow(checksum="none")]).data
+    assert data[40:42] == bytes(2)
+
+
+@pytest.mark.parametrize(("protocol", "checksum"), [("udp", "odd"), ("tcp", "none")])
+def test_checksums_that_there_are_not(protocol: str, checksum: str) -> None:
+    with pytest.raises(UserError, match=f"no {protocol} frame has the checksum '{checksum}'"):
+        flow(protocol=protocol, size=80, checksum=checksum)
+
+
+@pytest.mark.parametrize("size", [60, 61, 512, MAX_BYTES])
+def test_live_frames_are_those_that_would_be_sent(size: int) -> None:
+    sent = build_frames([flow(0), flow(20, size=size)], first=70000)
+    assert build_live(flow(20, size=size), 1, first=70000) == sent
+
+
+@pytest.mark.parametrize("how", [{"protocol": "tcp"}, {"vlan": 5}])
+def test_live_frames_can_be_numbered_in_the_guest(how: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="live frames are of UDP"):
+        build_live(flow(size=80, **how), 0, first=0)

@@ -180,3 +180,13 @@ def test_an_entry_that_goes_delivers_what_it_has() -> None:
     q.cpu_map_entry_free()
     assert len(q.delivered) == 21
     assert batches(q)[-1].processed == 0
+
+
+@pytest.mark.parametrize("frames", [1, 8, 9, 256])
+def test_a_poll_tells_what_is_traced_of_it_alone(frames: int) -> None:
+    q = queue(64)
+    q.poll(5)
+    bulks = q.poll(frames)
+    assert bulks == enqueues(q)[1:]
+    assert [sum(column) for column in zip(*bulks, strict=True)] == [frames, max(frames - 59, 0)]
+    assert q.awake

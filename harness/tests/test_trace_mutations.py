@@ -54,7 +54,8 @@ PLANS = {
     "5.10": Plan(kernel=(5, 10, 223), no_skb=0.1, verdicts=ALL_VERDICTS),
     "gro": Plan(gro=True, socket=True, full=0.1, verdicts=(REDIRECT, REDIRECT, PASS)),
     "unpinned": Plan(pinned=False, prog=True, full=0.1, no_skb=0.1),
-    "live": Plan(live=True, verdicts=ALL_VERDICTS, redirects_traced=False),
+    "live": Plan(live=48, verdicts=ALL_VERDICTS, redirects_traced=False),
+    "live and wire": Plan(live=20, verdicts=ALL_VERDICTS, redirects_traced=False),
 }
 
 
@@ -239,8 +240,9 @@ def is_invisible_hop(
         # Without a redirect the target means nothing.
         return old.verdict != REDIRECT
     if new.verdict != old.verdict:
-        # Dropped and transmitted frames have no other witness; nor have aborted ones of live runs.
-        untold = {DROP, TX} | ({ABORTED, 99} if known.live else set())
+        # Dropped frames have no other witness; nor have transmitted ones, nor aborted live ones.
+        live = any(frame in numbers for numbers in known.live)
+        untold = {DROP} | ({ABORTED, 99} if live else {TX})
         return {new.verdict, old.verdict} <= untold
     return False
 

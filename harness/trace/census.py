@@ -32,6 +32,7 @@ class Cell(NamedTuple):
         arrived: times, or segments, noted at the stack.
         arrival: on which CPU.
         received: times received by the socket.
+        live: 1 if a live run made them.
     """
 
     seen: int
@@ -41,11 +42,17 @@ class Cell(NamedTuple):
     arrived: int
     arrival: int
     received: int
+    live: int
 
     @property
     def redirected(self) -> bool:
         """Whether the XDP program redirected them."""
         return self.seen > 0 and self.verdict == XdpAction.REDIRECT
+
+    @property
+    def sent_back(self) -> bool:
+        """Whether the XDP program sent them out by the device that they came in by."""
+        return self.seen > 0 and self.verdict == XdpAction.TX
 
     @property
     def passed(self) -> bool:
@@ -81,6 +88,7 @@ class Census:
         self._evidence = evidence
         self._gro = known.gro
         self._chained = known.chained
+        self._live = known.live
         self.cells = {Cell._make(fate): n for fate, n in Counter(self._fates()).items()}
         self.overfull: list[int] = []
         self._merged = self._spread_segments() if known.gro else bytearray()
@@ -115,8 +123,15 @@ class Census:
         columns: tuple[Iterable[int], ...] = (
             *(seen.count, seen.cpu, seen.verdict, seen.to_cpu, arrived.count, arrived.cpu),
             repeat(0, count) if socket is None else socket.counts,
+            self._made_live(count) if self._live else repeat(0, count),
         )
         return islice(zip(*columns, strict=False), count)
+
+    def _made_live(self, count: int) -> bytearray:
+        made = bytearray(count)
+        for numbers in self._live:
+            made[numbers.start : numbers.stop] = b"\1" * len(numbers)
+        return made
 
     def _beyond(self) -> list[int]:
         evidence, first = self._evidence, self._evidence.injected

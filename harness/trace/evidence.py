@@ -75,8 +75,8 @@ class Circumstances:
         gro: frames may be merged before the stack's hop; `Hop.count` counts segments there.
         intact: frames reach the stack as long as XDP saw them. Not so with VLAN tags, or with an
             entry's program that moves head or tail.
-        live: frames come from BPF_F_TEST_XDP_LIVE_FRAMES, whose runner (test_run.c) traces no
-            xdp_exception.
+        live: numbers of the frames that come from BPF_F_TEST_XDP_LIVE_FRAMES, whose runner
+            (test_run.c) traces no xdp_exception.
         redirects_traced: `xdp:xdp_redirect` was enabled, one record per frame.
     """
 
@@ -88,7 +88,7 @@ class Circumstances:
     ordered: bool = True
     gro: bool = False
     intact: bool = True
-    live: bool = False
+    live: tuple[range, ...] = ()
     redirects_traced: bool = False
 
     @property

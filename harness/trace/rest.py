@@ -72,8 +72,9 @@ def quiescent(
         known: the circumstances of the run.
         injected: frames sent.
         seen: frames that the XDP program noted.
-        redirected: of those, with verdict XDP_REDIRECT.
-        aborted: of those, with verdict XDP_ABORTED, which the driver traces after the program.
+        redirected: of those, with verdict XDP_REDIRECT; live ones with XDP_TX are redirected too.
+        aborted: of those, with verdict XDP_ABORTED, which the driver traces after the program;
+            who runs live frames traces none.
         passed: of those, with verdict XDP_PASS.
         delivered: frames (GRO: segments) that the tc program noted.
     """
@@ -85,9 +86,8 @@ def quiescent(
         given = redirected + sums.forwarded.total() + sums.entry_ring_full.total()
         went = sums.offered.total() + sums.errors.total() + sums.devices.total()
         pending.append(Pending("enqueued", Place(), given - went))
-    if not known.live:
-        traced = sum(n for (_, act), n in sums.exceptions.items() if act == XdpAction.ABORTED)
-        pending.append(Pending("exceptions", Place(), max(aborted - traced, 0)))
+    traced = sum(n for (_, act), n in sums.exceptions.items() if act == XdpAction.ABORTED)
+    pending.append(Pending("exceptions", Place(), max(aborted - traced, 0)))
     unpinned = () if known.pinned else ("cpu",)
     accepted, taken = merge(sums.accepted, *unpinned), merge(sums.taken, *unpinned)
     for place in sorted(accepted.keys() | taken.keys(), key=str):

@@ -22,6 +22,7 @@ TAG = struct.Struct("<HHI")
 TAG_MAGIC = 0xC9A7
 MIN_BYTES, MAX_BYTES = 60, 1514
 PEER_MAC = "52:54:00:63:70:f0"
+CHECKSUMS = ("right", "wrong", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Flow:
         size: bytes of a frame from the Ethernet header on, without FCS (60 to 1514).
         vlan: VLAN id of an 802.1Q tag, or None.
         mac: destination MAC address.
+        checksum: of L4: "right", "wrong" or (UDP) "none".
     """
 
     frames: int
@@ -47,6 +49,7 @@ class Flow:
     destination_port: int = 9
     size: int = 64
     vlan: int | None = None
+    checksum: str = "right"
 
     def __post_init__(self) -> None:
         if self.frames < 0:
@@ -59,6 +62,8 @@ class Flow:
             raise UserError(f"VLAN {self.vlan}: ids go from 1 to 4094")
         if self.size < (least := self.headers + TAG.size):
             raise UserError(f"{self.protocol} frames of {self.size} bytes have no room: {least}")
+        if self.checksum not in CHECKSUMS or (self.protocol, self.checksum) == ("tcp", "none"):
+            raise UserError(f"no {self.protocol} frame has the checksum {self.checksum!r}")
 
     @property
     def headers(self) -> int:
@@ -102,6 +107,23 @@ def build_frames(flows: Sequence[Flow], *, first: int = 0) -> Frames:
     return Frames(tuple(data), tuple(order), tuple(flow.headers for flow in flows))
 
 
+def build_live(flow: Flow, number: int, *, first: int) -> Frames:
+    """Return the frames of a live run, which repeats the first of them.
+
+    The guest numbers its copies itself (guest/bpf/steer.bpf.c), and mends the checksum.
+
+    Args:
+        flow: of UDP without a VLAN tag, which the stack would take out of the page's data for good.
+        number: of the flow.
+        first: running number of its first frame.
+    """
+    if flow.protocol != "udp" or flow.vlan is not None:
+        raise UserError("live frames are of UDP, and have no VLAN tag")
+    mould = _Mould(flow, number)
+    data = [mould.cast(frame) for frame in range(first, first + flow.frames)]
+    return Frames(tuple(data), (number,) * flow.frames, (flow.headers,) * (number + 1))
+
+
 def _interleave(counts: Sequence[int]) -> Iterator[int]:
     left = list(counts)
     while any(left):
@@ -125,6 +147,7 @@ class _Mould:
         self._tail = frame[at + TAG.size :]
         # scapy has summed zeros in the holes: take out its complement, add what goes there
         # (RFC 1624)
+        self._checksum = flow.checksum
         check_at = at - (2 if flow.protocol == "udp" else 4)
         check = int.from_bytes(frame[check_at : check_at + 2], "big")
         self._sum = (check ^ 0xFFFF) + _words(self._flow)
@@ -146,7 +169,10 @@ class _Mould:
         total = (total & 0xFFFF) + (total >> 16)
         total = (total & 0xFFFF) + (total >> 16)
         # 0 would mean "none" in UDP; TCP takes either
-        return ((total ^ 0xFFFF) or 0xFFFF).to_bytes(2, "big")
+        check = (total ^ 0xFFFF) or 0xFFFF
+        if self._checksum != "right":
+            check = (check ^ 1 or 3) if self._checksum == "wrong" else 0
+        return check.to_bytes(2, "big")
 
 
 def _words(data: bytes) -> int:
