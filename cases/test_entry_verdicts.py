@@ -132,6 +132,19 @@ def test_a_chain_of_entries_delivers_at_its_end(lab: Casework) -> None:
     assert [row.delivered for row in books.per_cpu if row.cpu == 3] == [FRAMES]
 
 
+@pytest.mark.proves("cpu_map_bpf_prog_run", "what a batch redirects is flushed with the batch")
+@pytest.mark.parametrize("frames", [1, 7, 8, 9, 17])
+def test_a_chain_leaves_nothing_behind(lab: Casework, frames: int) -> None:
+    """The kthread flushes what its program redirected, however little that is."""
+    run = lab.steer(1, entries={3: 512})
+    run.set(1, 512, load_onward(lab.guest, run.cpumap, 3), onward=(3,))
+    for times in (1, 2, 3):
+        lab.live(frames, batch=256)
+        assert run.wait_rest()
+        assert run.taken_on(3) == times * frames
+    assert lab.close().delivered == 3 * frames
+
+
 @pytest.mark.proves(
     "cpu_map_bpf_prog_run_xdp",
     "a redirected frame counts as xdp_redirect, even if the next ring drops it",
@@ -166,6 +179,18 @@ def test_frames_go_out_by_a_device(lab: Casework) -> None:
     run.send([flow])
     assert len(run.receive(FRAMES, nic=1)) == FRAMES
     assert lab.close().devices == FRAMES
+
+
+@pytest.mark.proves("cpu_map_bpf_prog_run", "what a batch redirects to a device is sent")
+@pytest.mark.machine(nics=2)
+@pytest.mark.parametrize("frames", [1, 7, 9, 17])
+def test_a_device_gets_every_frame_at_once(lab: Casework, frames: int) -> None:
+    run = lab.steer(1, entries={}, nics=(0, 1))
+    run.set(1, 512, load_device(lab.guest, lab.guest.ifindex["eth1"]))
+    for _ in range(3):
+        lab.live(frames, batch=256)
+        assert len(run.receive(frames, nic=1)) == frames
+    assert lab.close().devices == 3 * frames
 
 
 @pytest.mark.proves(

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.agent.sink import udp_counters
+from harness.traffic.frames import CHECKSUMS
+
 if TYPE_CHECKING:
     from harness.casework import Casework
 
@@ -33,3 +36,27 @@ def test_tcp_frames_are_redirected(lab: Casework) -> None:
     lab.steer(lab.cpus, socket=False)
     lab.send(frames=40, protocol="tcp", size=80)
     assert lab.close().delivered == 40
+
+
+COUNTERS = ("NoPorts", "InCsumErrors", "InErrors")
+
+
+@pytest.mark.proves("cpu_map_kthread_run", "the stack checks the checksum of what it delivers")
+@pytest.mark.parametrize("checksum", CHECKSUMS)
+@pytest.mark.parametrize("mode", ["native", "generic", "live"])
+def test_the_stack_checks_the_checksum(lab: Casework, mode: str, checksum: str) -> None:
+    """No frame of a cpumap's claims that somebody else has done so (CHECKSUM_NONE)."""
+    lab.needs_mode(mode)
+    lab.steer(lab.cpus, mode="generic" if mode == "generic" else "native", socket=False, stack=True)
+    before = udp_counters(lab.guest.calls)
+
+    def counted() -> tuple[int, ...]:
+        now = udp_counters(lab.guest.calls)
+        return tuple(now[name] - before[name] for name in COUNTERS)
+
+    inject = lab.live if mode == "live" else lab.send
+    inject(40, checksum=checksum)
+    assert lab.close().delivered == 40
+    expected = (0, 40, 40) if checksum == "wrong" else (40, 0, 0)  # a port that nobody listens to
+    lab.wait_for(lambda: counted() == expected)
+    assert counted() == expected

@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.entries import load_onward, load_verdicts
 from harness.errors import GuestError
 from harness.model.gates import UPDATE_WAITS
+from harness.trace.events import Event, XdpAction
 
 if TYPE_CHECKING:
     from harness.casework import Casework
+    from harness.steering import Steering
 
 FRAMES = 20000
+BATCH = 256
+PAGE_POOL = 2
+"""enum xdp_mem_type: MEM_TYPE_PAGE_POOL."""
 ROUNDS = 150
 LEAK_KIB = 12 * 1024
 """More than a healthy guest's memory moves; less than a fifth of what is at stake."""
@@ -89,3 +95,89 @@ def test_entries_that_go_are_freed(lab: Casework) -> None:
         run.set(3, 16384)  # a ring of 128 KiB
     assert len(lab.wait_kthreads(1)) == 1
     assert wait_returned(lab, before) < LEAK_KIB
+
+
+def steer_watched(lab: Casework, to: int, **plan: object) -> Steering:
+    """Steer frames that end at tc ingress, and watch for page pools that go.
+
+    No socket: what it has read is freed by the CPU that allocated it, when that has the time
+    (skb_attempt_defer_free).
+    """
+    lab.guest.tracer.enable("xdp/mem_disconnect")
+    return lab.steer(to, socket=False, **plan)  # type: ignore[arg-type]
+
+
+def pools_gone(lab: Casework) -> int:
+    """Return how many page pools have all their pages back and are gone.
+
+    Each live run has one of its own; one that lacks a page looks again every second
+    (page_pool_release_retry).
+    """
+    events = [event for event in lab.records(Event) if event.name == "mem_disconnect"]
+    return sum(event.fields["mem_type"] == PAGE_POOL for event in events)
+
+
+def wait_pools_gone(lab: Casework, count: int) -> int:
+    """Wait until this many page pools are gone, and return how many are."""
+    lab.wait_for(lambda: pools_gone(lab) == count)
+    return pools_gone(lab)
+
+
+@pytest.mark.proves("bq_flush_to_queue", "frames that a full ring refuses are freed")
+@pytest.mark.proves("cpu_map_kthread_run", "frames that it delivers are freed")
+@pytest.mark.parametrize("qsize", [1, 16384])
+def test_every_page_comes_back(lab: Casework, qsize: int) -> None:
+    run = steer_watched(lab, 1, entries={1: qsize})
+    for _ in range(5):
+        lab.burst(BATCH, cpu=1)
+    assert run.wait_rest()
+    assert wait_pools_gone(lab, 5) == 5
+    assert lab.close().delivered == 5 * min(qsize, BATCH)
+
+
+@pytest.mark.proves("cpu_map_bpf_prog_run_xdp", "what an entry's program does not pass is freed")
+@pytest.mark.parametrize("verdict", [*XdpAction, 99])
+def test_every_page_comes_back_from_an_entrys_program(lab: Casework, verdict: int) -> None:
+    run = steer_watched(lab, 1, entries={})
+    run.set(1, 512, load_verdicts(lab.guest, [verdict]))
+    lab.live(BATCH)
+    assert run.wait_rest()
+    assert wait_pools_gone(lab, 1) == 1
+    assert lab.close().prog_drop == (0 if verdict == XdpAction.PASS else BATCH)
+
+
+@pytest.mark.proves("cpu_map_bpf_prog_run", "what the next ring refuses goes back to its pool")
+def test_every_page_comes_back_from_a_full_second_ring(lab: Casework) -> None:
+    run = steer_watched(lab, 1, entries={}, maps=2)
+    run.set(2, 1, map=1)
+    run.set(1, 512, load_onward(lab.guest, run.maps[1], 2), onward=(2,))
+    with lab.hold(1):
+        lab.live(BATCH)  # and so their pool is closed before they come back
+    assert run.wait_rest()
+    gone = wait_pools_gone(lab, 1)
+    assert gone == 1, "pages of frames that the second ring refused did not come back"
+    books = lab.close()
+    assert books.prog_redirect == BATCH
+    assert books.delivered == BATCH - books.queue_drops
+
+
+@pytest.mark.proves("cpu_map_kthread_run", "told to stop, it empties its ring before it ends")
+@pytest.mark.proves("cpu_map_kthread_run", "frames that it delivers are freed")
+@pytest.mark.parametrize("end", ["none", "delete", "qsize 0", "close"])
+def test_pages_are_held_by_the_ring_and_come_back_after_its_end(lab: Casework, end: str) -> None:
+    run = steer_watched(lab, 3, entries={3: 100})
+    run.detach()  # a NIC's own page pools go here
+    gone = pools_gone(lab)
+    with lab.hold(3):
+        lab.live(BATCH)
+        run.wait_offered()
+        if end == "delete":
+            run.cpumap.remove(3)
+        elif end == "qsize 0":
+            run.cpumap.set(3, 0)
+        elif end == "close":
+            run.dismantle()
+        assert pools_gone(lab) == gone
+    assert run.wait_rest()
+    assert wait_pools_gone(lab, gone + 1) == gone + 1
+    assert lab.close().delivered == 100

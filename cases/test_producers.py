@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from harness.casework import Casework
 
 BULK = 8
+ROUNDS = 5
 
 
 def by_producer(lab: Casework) -> Counter[tuple[int, int]]:
@@ -91,3 +92,50 @@ def test_two_maps_keep_apart(lab: Casework) -> None:
     for record in lab.records(CpumapEnqueue):
         offered[record.map_id] += record.offered
     assert offered == {run.maps[0].id: 100, run.maps[1].id: 60}
+
+
+@pytest.mark.proves("bq_enqueue", "each CPU has a bulk of its own for each entry")
+@pytest.mark.proves(
+    "cpu_map_kthread_run", "frames of one producer stay in order, whatever others send"
+)
+@pytest.mark.parametrize(
+    "cpus", [pytest.param(n, marks=pytest.mark.machine(cpus=n)) for n in (4, 16)]
+)
+def test_every_cpu_reaches_every_cpu_at_the_same_time(lab: Casework, cpus: int) -> None:
+    lab.steer(lab.cpus, entries=dict.fromkeys(lab.cpus, 4096))
+    for _ in range(ROUNDS):
+        lab.live(10 * cpus, cpu=lab.cpus)
+    assert lab.close().delivered == ROUNDS * 10 * cpus * cpus  # in order, or it is not balanced
+    pairs = [(producer, cpu) for producer in lab.cpus for cpu in lab.cpus]
+    assert by_producer(lab) == dict.fromkeys(pairs, ROUNDS * 10)
+
+
+@pytest.mark.proves("bq_flush_to_queue", "producers share a ring: together they fill it to qsize")
+@pytest.mark.machine(cpus=6)
+@pytest.mark.parametrize("qsize", [1, 8, 9, 100, 192, 1000])
+def test_four_producers_fill_one_ring(lab: Casework, qsize: int) -> None:
+    """Whose frames find room is a matter of time; how many do is not."""
+    run = lab.steer(5, entries={5: qsize})
+    with lab.hold(5):
+        lab.live(300, cpu=range(4))
+        run.wait_offered()
+    books = lab.close()
+    assert by_producer(lab) == {(cpu, 5): 300 for cpu in range(4)}
+    assert books.queue_drops == 4 * 300 - qsize
+    assert books.delivered == qsize
+
+
+@pytest.mark.proves(
+    "bq_flush_to_queue", "what a full ring refuses while it is emptied is dropped and counted"
+)
+@pytest.mark.proves(
+    "cpu_map_kthread_run", "frames of one producer stay in order, whatever others send"
+)
+def test_producers_and_consumer_take_turns_at_a_small_ring(lab: Casework) -> None:
+    run = lab.steer(2, entries={2: 16})
+    for _ in range(ROUNDS):
+        lab.live(500, cpu=lab.cpus, batch=32)
+    assert run.wait_rest()
+    books = lab.close()
+    assert by_producer(lab) == {(cpu, 2): ROUNDS * 500 for cpu in lab.cpus}
+    assert books.delivered == ROUNDS * 500 * len(lab.cpus) - books.queue_drops
