@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.errors import QemuFailed
+from harness.machine.snapshot import freeze
+from harness.paths import cache_dir
 from harness.report.story import Arrival, Ring, Story
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from harness.guest import Guest
     from harness.report.record import RunRecord
@@ -51,3 +60,35 @@ def tell(
         argv=guest.machine.argv if guest else (),
         repeat=repeat,
     )
+
+
+@contextlib.contextmanager
+def frozen_room() -> Iterator[Path]:
+    """Give a directory to freeze guests into: what stays in it goes with it."""
+    prefix = f"{os.getpid()}-"  # what a killed harness leaves is swept away
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=cache_dir("run")) as room:
+        yield Path(room)
+
+
+def freeze_guest(guest: Guest, room: Path) -> dict[str, Path]:
+    """Freeze a guest at the moment of judgement; its QEMU may have gone already.
+
+    Returns:
+        What to keep, by name: the guest and what is needed to run it on; nothing if it has gone.
+    """
+    state, about = room / "guest.state.gz", room / "guest.json"
+    try:
+        freeze(guest.machine, state)
+    except QemuFailed:
+        return {}
+    recipe = guest.machine.recipe
+    said = {
+        "kernel": recipe.kernel.spec,
+        "sha256": recipe.kernel.sha256,
+        "topology": asdict(recipe.topology),
+        "qemu": ".".join(map(str, recipe.qemu.version)),
+        "accelerator": recipe.accel.name,
+        "recipe": recipe.digest(),
+    }
+    about.write_text(json.dumps(said, indent=1))
+    return {state.name: state, about.name: about}

@@ -16,7 +16,7 @@ import harness.machine.machine
 from harness.errors import GuestError, QemuFailed
 from harness.lab import Lab
 from harness.machine.qemu import find_qemu
-from harness.machine.snapshot import _checksum, _seal
+from harness.machine.snapshot import _checksum, _seal, freeze, thaw
 from harness.machine.topology import Topology
 from harness.plan import Plan
 from harness.steering import Steering
@@ -75,6 +75,19 @@ def test_clones_of_one_snapshot_do_not_see_each_other(a_kernel: str, frozen: Pat
         assert is_healthy(other)
     after = (frozen / "ram").stat()
     assert (after.st_mtime_ns, after.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns)
+
+
+def test_a_guest_that_is_frozen_where_it_stands_runs_on(a_kernel: str, tmp_path: Path) -> None:
+    lab, state = Lab(), tmp_path / "state"
+    with lab.open(a_kernel, SMALL) as guest:
+        guest.write("/tmp/mine", "mine")
+        freeze(guest.machine, state)
+        assert guest.machine.qmp("query-status")["status"] == "postmigrate"
+    assert state.stat().st_size < SMALL.memory_mib << 19
+    for _ in range(2):  # each who looks has a guest of his own
+        with thaw(lab.recipe(a_kernel, SMALL), state) as machine:
+            assert machine.link.call("read", "/tmp/mine", 64) == b"mine"
+            machine.link.call("write", "/tmp/mine", b"yours")
 
 
 @pytest.mark.parametrize("snapshots", [True, False])

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 LIMIT_BYTES = 6 << 30
 SAVE_S = 60.0
 LOAD_S = 60.0
+FREEZE_S = 60.0
+FROZEN_BYTES = 1 << 30
+"""Of a guest's RAM that is not zero, before it is packed."""
 CHUNK = 1 << 20
 
 
@@ -124,14 +128,39 @@ def clone(recipe: Recipe, snapshot: Snapshot) -> Machine:
         QemuFailed: the snapshot cannot be loaded.
     """
     machine = Machine(recipe, ram=snapshot.directory / "ram", incoming=True)
+    return _resume(machine, _uri(recipe, "in", snapshot.directory / "state"))
+
+
+def _resume(machine: Machine, uri: str) -> Machine:
     try:
         _ignore_shared(machine)
-        machine.qmp("migrate-incoming", uri=_uri(recipe, "in", snapshot.directory / "state"))
+        machine.qmp("migrate-incoming", uri=uri)
         _settle(machine, LOAD_S)
     except BaseException:
         machine.close()
         raise
     return machine
+
+
+def freeze(machine: Machine, path: Path) -> None:
+    """Save a guest as it is at this moment, packed by gzip; it stays stopped. See `thaw`.
+
+    Raises:
+        QemuFailed: QEMU has gone, does not save, or the guest takes more than `FROZEN_BYTES`.
+    """
+    machine.qmp("stop")
+    _ignore_shared(machine)
+    machine.qmp("migrate", uri=f"exec:gzip -1 >{shlex.quote(str(path))}")
+    _settle(machine, FREEZE_S, most=FROZEN_BYTES)
+
+
+def thaw(recipe: Recipe, path: Path) -> Machine:
+    """Return a running copy of a guest that `freeze` saved; its recipe must be the same.
+
+    Raises:
+        QemuFailed: it cannot be loaded.
+    """
+    return _resume(Machine(recipe, incoming=True), f"exec:gzip -dc {shlex.quote(str(path))}")
 
 
 def prune(limit: int = 0, *, spare: Path | None = None) -> list[Path]:
@@ -208,7 +237,7 @@ def _uri(recipe: Recipe, way: str, path: Path) -> str:
     return f"exec:cat >'{path}'" if way == "out" else f"exec:cat '{path}'"
 
 
-def _settle(machine: Machine, limit_s: float) -> None:
+def _settle(machine: Machine, limit_s: float, most: int | None = None) -> None:
     deadline = time.monotonic() + limit_s * machine.recipe.accel.pace
     while time.monotonic() < deadline:
         now = machine.qmp("query-migrate")
@@ -218,6 +247,9 @@ def _settle(machine: Machine, limit_s: float) -> None:
             return
         if now.get("status") == "failed":
             raise QemuFailed(f"the guest's state was not moved: {now.get('error-desc', now)}")
+        if most is not None and now.get("ram", {}).get("transferred", 0) > most:
+            machine.qmp("migrate_cancel")
+            raise QemuFailed(f"the guest takes more than {most >> 20} MiB: it is not kept")
         time.sleep(0.002)
     raise QemuFailed(f"the guest's state was not moved within {limit_s:.0f} s")
 

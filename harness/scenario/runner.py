@@ -15,7 +15,7 @@ from harness.machine.splats import Splat, find_splats
 from harness.machine.topology import Topology
 from harness.model.gates import STACK_KNOWS_CPUMAP_GENERIC
 from harness.plan import Plan
-from harness.remains import tell
+from harness.remains import freeze_guest, frozen_room, tell
 from harness.report.files import make_files
 from harness.report.record import CpuRecord, KernelRecord, QemuRecord, RunRecord
 from harness.scenario.expect import find_failures
@@ -26,6 +26,7 @@ from harness.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from harness.guest import Guest
     from harness.kernels import KernelImage
@@ -76,6 +77,7 @@ class Outcome:
 class _Found:
     """What a run has brought to light so far, however it ends."""
 
+    room: Path
     kernel: KernelImage | None = None
     qemu: QemuRecord = field(default_factory=QemuRecord)
     guest: Guest | None = None
@@ -83,6 +85,7 @@ class _Found:
     books: Books | None = None
     console: str = ""
     dmesg: str = ""
+    frozen: dict[str, Path] = field(default_factory=dict)
 
     @property
     def splats(self) -> list[Splat]:
@@ -103,9 +106,13 @@ def run_scenario(lab: Lab, scenario: Scenario, spec: str, watch: Watch | None = 
         UserError: the kernel spec names nothing that can run the scenario. Whatever else goes
             wrong is the run's verdict.
     """
-    watch = watch or Watch()
     scenario = scenario.model_copy(update={"kernel": (spec,)}).expand()
-    found, start = _Found(), time.monotonic()
+    with frozen_room() as room:
+        return _run(lab, scenario, spec, _Found(room), watch or Watch())
+
+
+def _run(lab: Lab, scenario: Scenario, spec: str, found: _Found, watch: Watch) -> Outcome:
+    start = time.monotonic()
     try:
         judgement = _carry_through(lab, scenario, spec, found, watch)
     except LabError as error:
@@ -159,10 +166,14 @@ def _carry_through(
         try:
             failures = _steer(guest, scenario, found, watch)
             found.dmesg, found.console = guest.dmesg(), guest.machine.console.text()
+            judgement = judge([found.books] if found.books else [], found.splats, failures)
         except LabError as error:
             _hear_last_words(guest, error, found)
-            raise
-    return judge([found.books] if found.books else [], found.splats, failures)
+            judgement = judge_error(error, found.splats)
+        if judgement.verdict in (Verdict.FAIL, Verdict.CRASH):
+            watch.say("freezing the guest as it is")
+            found.frozen = freeze_guest(guest, found.room)
+    return judgement
 
 
 def _steer(guest: Guest, scenario: Scenario, found: _Found, watch: Watch) -> list[str]:
@@ -237,7 +248,7 @@ def _keep(record: RunRecord, scenario: Scenario, found: _Found) -> RunRecord:
         repeat=f"cpumap-lab run {directory / 'scenario.yaml'}",
     )
     files = make_files(story) | {"scenario.yaml": dump_scenario(scenario)}
-    keep_results(directory, files)
+    keep_results(directory, files, found.frozen)
     return record
 
 

@@ -17,6 +17,7 @@ from harness.errors import (
     GuestError,
     KernelNotFound,
 )
+from harness.paths import cache_dir
 from harness.scenario import runner
 from harness.scenario.runner import run_scenario
 from harness.scenario.schema import Scenario
@@ -35,7 +36,7 @@ PASSED = {
     *("report.html", "run.json", "ledger.json", "console.log", "dmesg.txt", "scenario.yaml"),
     *("injected.pcap", "delivered.pcap"),
 }
-FAILED = {*PASSED, "why.txt", "trace.jsonl", "qemu.txt", "repeat.txt"}
+FAILED = {*PASSED, "why.txt", "trace.jsonl", "qemu.txt", "repeat.txt", "guest.state.gz"}
 
 
 def scenario(**more: Any) -> Scenario:
@@ -56,6 +57,7 @@ class Guest:
     said: str = "Linux version 7.3\n"
     left: list[dict[int, str]] = field(default_factory=lambda: [{7: "cpumap/2/map:3"}, {}])
     lost: bool = False
+    opened: int = 0
     closed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,6 +69,7 @@ class Guest:
         self.calls = SimpleNamespace(link=SimpleNamespace(call=lambda *_, **__: self.dmesg()))
 
     def __enter__(self) -> Self:
+        self.opened += 1
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -113,6 +116,21 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def freezer(monkeypatch: pytest.MonkeyPatch) -> list[Guest]:
+    """Freezes guests; those that were frozen."""
+    frozen: list[Guest] = []
+
+    def freeze(guest: Guest, room: Path) -> dict[str, Path]:
+        assert guest.closed < guest.opened
+        frozen.append(guest)
+        (room / "state").write_bytes(b"ram")
+        return {"guest.state.gz": room / "state"}
+
+    monkeypatch.setattr(runner, "freeze_guest", freeze)
+    return frozen
+
+
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
     return steered(monkeypatch, Lab())
@@ -146,7 +164,7 @@ def run(lab: Lab, **more: Any) -> Any:
     return run_scenario(lab, scenario(**more), "debian:7.3")  # type: ignore[arg-type]
 
 
-def test_a_pass_and_what_is_kept_of_it(lab: Lab) -> None:
+def test_a_pass_and_what_is_kept_of_it(lab: Lab, freezer: list[Guest]) -> None:
     outcome = run(lab, cpus=5, memory_mib=256, append="quiet", seed=3)
     record = outcome.record
     assert (record.verdict, record.reasons, record.seed) == (Verdict.PASS, (), 3)
@@ -157,6 +175,7 @@ def test_a_pass_and_what_is_kept_of_it(lab: Lab) -> None:
     assert record.ledger["balanced"] is True
     assert sum(cpu.delivered for cpu in record.per_cpu) == sum(outcome.socket.values()) == 48
     assert lab.guest.closed == 1
+    assert freezer == []
     kept = {path.name for path in record.artifacts.iterdir()}
     assert kept == PASSED
     page = (record.artifacts / "report.html").read_text()
@@ -215,6 +234,8 @@ def test_a_kernel_that_complains_has_crashed(lab: Lab) -> None:
     assert record.verdict is Verdict.CRASH
     assert "NULL pointer" in record.reasons[0]
     assert "NULL pointer" in (record.artifacts / "dmesg.txt").read_text()
+    assert (record.artifacts / "guest.state.gz").read_bytes() == b"ram"
+    assert not any(cache_dir("run").iterdir())
 
 
 def test_last_words_make_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import subprocess
 import threading
 from pathlib import Path
@@ -20,7 +21,15 @@ from harness.kernels import KernelImage
 from harness.landing import land_directory
 from harness.machine.machine import Recipe
 from harness.machine.qemu import Qemu
-from harness.machine.snapshot import Snapshot, clone, list_snapshots, prune, snapshot_of
+from harness.machine.snapshot import (
+    Snapshot,
+    clone,
+    freeze,
+    list_snapshots,
+    prune,
+    snapshot_of,
+    thaw,
+)
 from harness.machine.topology import Accel, Topology
 
 if TYPE_CHECKING:
@@ -43,7 +52,7 @@ class FakeMachine:
         self,
         recipe: Recipe,
         *,
-        ram: Path,
+        ram: Path | None = None,
         share_ram: bool = False,
         incoming: bool = False,
     ) -> None:
@@ -54,7 +63,7 @@ class FakeMachine:
         self.closed = False
         self.status = "paused" if incoming else "running"
         type(self).made.append(self)
-        if share_ram:
+        if share_ram and ram:
             with ram.open("wb") as file:
                 file.truncate(RAM_BYTES)
                 os.pwrite(file.fileno(), b"data in the middle", 5 << 20)
@@ -78,7 +87,8 @@ class FakeMachine:
         self.said.append((name, arguments))
         if name == "migrate":
             self.status = "postmigrate"
-            Path(arguments["uri"].removeprefix("file:")).write_bytes(self.state)
+            if arguments["uri"].startswith("file:"):
+                Path(arguments["uri"].removeprefix("file:")).write_bytes(self.state)
         if name == "query-migrate":
             return self.migration
         return {"status": self.status}
@@ -188,6 +198,30 @@ def test_an_old_qemu_is_given_a_shell_command(
     snapshot = take(old)
     assert (snapshot.directory / "state").read_bytes() == b"state\n"
     assert ran[0].startswith("exec:cat >'/")
+
+
+def test_a_guest_is_frozen_where_it_stands_and_thawed(recipe: Recipe, tmp_path: Path) -> None:
+    machine, path = FakeMachine(recipe), tmp_path / "it's"
+    freeze(machine, path)  # type: ignore[arg-type]
+    said = [name for name, _ in machine.said]
+    assert said == ["stop", "migrate-set-capabilities", "migrate", "query-migrate", "query-status"]
+    assert machine.said[2][1]["uri"] == f"exec:gzip -1 >{shlex.quote(str(path))}"
+    thaw(recipe, path)
+    fake = FakeMachine.made[-1]
+    assert (fake.incoming, fake.ram) == (True, None)
+    assert fake.said[1][1] == {"uri": f"exec:gzip -dc {shlex.quote(str(path))}"}
+    assert fake.said[-1][0] == "cont"
+
+
+def test_a_guest_that_takes_too_much_is_not_frozen(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = FakeMachine(recipe)
+    moving: dict[str, Any] = {"status": "active", "ram": {"transferred": 2 << 30}}
+    monkeypatch.setattr(FakeMachine, "migration", moving)
+    with pytest.raises(QemuFailed, match="more than 1024 MiB"):
+        freeze(machine, tmp_path / "state")  # type: ignore[arg-type]
+    assert machine.said[-1][0] == "migrate_cancel"
 
 
 @pytest.mark.parametrize("migration", [{"status": "failed", "error-desc": "no room"}, {}])
