@@ -46,14 +46,17 @@ class Casework:
         guest: the guest.
         kernel: its version numbers, like (6, 1, 192).
         cpus: its CPUs' numbers.
+        started: when the guest was there, by time.monotonic().
+        books: of the run, once they are closed.
     """
 
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
         self.kernel = guest.machine.recipe.kernel.numbers
         self.cpus = range(guest.cpus)
+        self.started = time.monotonic()
+        self.books: Books | None = None
         self._run: Steering | None = None
-        self._books: Books | None = None
 
     def steer(
         self,
@@ -127,9 +130,14 @@ class Casework:
 
     def close(self) -> Books:
         """Wait for rest and close the books of the run, which must balance."""
-        if self._books is None:
-            self._books = self.run.close()
-        return self._books
+        if self.books is None:
+            self.books = self.run.close()
+        return self.books
+
+    @property
+    def steered(self) -> Steering | None:
+        """The run that `steer` started, if it did."""
+        return self._run
 
     @property
     def run(self) -> Steering:
@@ -191,7 +199,7 @@ class Casework:
                     failures.append(f"{len(damaged)} payloads were damaged: {damaged[:16]}")
                 if left := self.wait_kthreads(0):
                     failures.append(f"kthreads that outlive their map: {', '.join(left)}")
-            books = [self._books] if self._books and not failed else []
+            books = [self.books] if self.books and not failed else []
             return judge(books, self.guest.splats(), failures)
         except LabError as error:
             return self.explain(error)

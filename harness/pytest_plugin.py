@@ -8,6 +8,7 @@ complained. Every `--kernel SPEC` runs every case once more, every `--smoke SPEC
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,9 @@ import pytest
 from harness.case_id import split_id
 from harness.casework import Casework
 from harness.contract.claims import MARK, why_not
-from harness.errors import LabError, UserError
+from harness.errors import CacheError, LabError, UserError
 from harness.judge import Judgement, judge_error
+from harness.keepsake import keep_case
 from harness.kernels import remembered
 from harness.known_issues import FILE, KnownIssue, load_known_issues, weigh
 from harness.lab import Lab
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 DEFAULT_KERNEL = "debian:7.3"
+DEFAULT_CPUS = 4
 KNOWN_ISSUES = pytest.StashKey[list[KnownIssue]]()
 
 
@@ -55,10 +58,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SPEC",
         help="as --kernel, but only cases marked `smoke` run on it",
     )
-    group.addoption("--cpus", type=int, default=4, help="virtual CPUs of a guest (4)")
+    group.addoption("--cpus", type=int, default=DEFAULT_CPUS, help="virtual CPUs of a guest (4)")
     group.addoption("--append", default="", metavar="ARGS", help="added to the kernel command line")
     group.addoption(
         "--no-snapshot", action="store_true", help="boot a guest for every case, clone none"
+    )
+    group.addoption(
+        "--artifacts",
+        type=Path,
+        metavar="DIR",
+        help="what is kept of cases that do not pass goes there (results in the cache)",
     )
     group.addoption(
         "--known-issues",
@@ -189,9 +198,28 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         pytest.xfail(weighed.reasons[0])
     if weighed.verdict is Verdict.PASS:
         return result
+    if pyfuncitem.get_closest_marker("xfail") is None:
+        _keep(pyfuncitem, case, weighed)
     if weighed is judgement and weighed.verdict is Verdict.FAIL and cause:
         raise cause  # a failed assertion of the case, with its traceback
     raise CaseEnded(weighed) from cause
+
+
+def _keep(item: pytest.Function, case: Casework, judgement: Judgement) -> None:
+    """Keep all that is left of a case, and tell the report where."""
+    command = ["pytest", item.nodeid, "--kernel", str(item.funcargs["kernel_spec"])]
+    for option in ("--cpus", "--append"):
+        asked = item.config.getoption(option)
+        command += [option, str(asked)] if asked not in (DEFAULT_CPUS, "") else []
+    repeat = shlex.join(command)
+    try:
+        root = item.config.getoption("--artifacts")
+        directory = keep_case(case, item.name, judgement, repeat, root)
+    except CacheError as error:  # a full disk takes no verdict away
+        item.user_properties.append(("not_kept", str(error)))
+        return
+    item.user_properties.append(("artifacts", str(directory)))
+    item.user_properties.append(("repeat", repeat))
 
 
 def _known_issues(item: pytest.Function, case: Casework) -> list[KnownIssue]:
@@ -223,4 +251,8 @@ def pytest_runtest_makereport(
             machine = case.guest.machine
             report.sections.append(("console of the guest", machine.console.tail(80)))
             report.sections.append(("command line of QEMU", " ".join(machine.argv)))
+            told = dict(item.user_properties)
+            if "artifacts" in told:
+                kept = f"{told['artifacts']}\nrepeat: {told['repeat']}"
+                report.sections.append(("artifacts", kept))
     return report

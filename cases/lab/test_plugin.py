@@ -7,13 +7,13 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 CASES = '''
 import os
@@ -167,7 +167,8 @@ def run_pytest(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sessio
         (directory / "test_them.py").write_text(cases)
         report = directory / "report.xml"
         whole = [sys.executable, "-m", "pytest", f"--rootdir={directory}", f"--junitxml={report}"]
-        whole += ["-p", "no:cacheprovider", *options, str(directory)]
+        whole += ["-p", "no:cacheprovider", f"--artifacts={directory / 'kept'}", *options]
+        whole += [str(directory)]
         done = subprocess.run(whole, capture_output=True, text=True, check=False, cwd=directory)
         cases_run = ET.parse(report).iter("testcase") if report.exists() else ()
         outcomes = {case.get("name", ""): outcome(case) for case in cases_run}
@@ -268,6 +269,36 @@ def test_the_console_of_a_guest_that_died_is_kept(session: Session) -> None:
     assert "console of the guest" in session.output
     assert "sysrq: Trigger a crash" in session.output
     assert "command line of QEMU" in session.output
+
+
+KEPT = {
+    *("report.html", "run.json", "ledger.json", "console.log", "dmesg.txt"),
+    *("trace.pftrace.gz", "trace.jsonl", "injected.pcap", "delivered.pcap"),
+    *("why.txt", "qemu.txt", "repeat.txt", "guest.state.gz", "guest.json"),
+}
+
+
+def kept(session: Session, case: str) -> Path:
+    return Path(session.outcomes[case].properties["artifacts"])
+
+
+def test_what_is_left_of_a_failure_is_kept(session: Session) -> None:
+    directory = kept(session, "fails")
+    assert {path.name for path in directory.iterdir()} == KEPT
+    assert (directory / "why.txt").read_text().startswith("verdict: fail\nassert 10 == 11")
+    repeat = (directory / "repeat.txt").read_text().strip()
+    assert re.fullmatch(r"pytest 'test_them.py::test_fails\[.*\]' --kernel \S+", repeat)
+    assert f"{directory}\nrepeat: {repeat}" in session.output
+    assert len((directory / "trace.jsonl").read_text().splitlines()) >= 4
+    for case in ("passes", "skips", "expected_to_fail"):
+        assert "artifacts" not in session.outcomes[case].properties
+
+
+def test_what_is_left_of_a_guest_that_is_gone_is_kept(session: Session) -> None:
+    panic = kept(session, "crash_that_fails")
+    assert "sysrq: Trigger a crash" in (panic / "console.log").read_text()
+    assert not (panic / "guest.state.gz").exists()
+    assert (kept(session, "lost_guest") / "report.html").exists()
 
 
 def test_the_header_says_what_is_run_on(session: Session) -> None:

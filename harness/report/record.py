@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from harness.trace.books import Books
     from harness.verdict import Verdict
 
 PAGE = "report.html"
@@ -107,3 +108,16 @@ class RunRecord:
             "duration_s": round(self.duration_s, 3),
             "artifacts": None if self.artifacts is None else str(self.artifacts),
         }
+
+
+def record_ledger(books: Books | None) -> dict[str, int | bool | None] | None:
+    """Return a record's `ledger`."""
+    return None if books is None else {**books.accounts(), "balanced": books.balanced}
+
+
+def record_cpus(books: Books | None) -> tuple[CpuRecord, ...]:
+    """Return a record's `per_cpu`."""
+    rows = () if books is None else books.per_cpu
+    return tuple(
+        CpuRecord(row.cpu, row.enqueued, row.dropped, row.kthread, row.delivered) for row in rows
+    )

@@ -1,4 +1,4 @@
-"""What is kept of a run: one directory each, whole or not at all, and only so many of them."""
+"""What is kept of a run or a case: one directory each, whole or not at all, and only so many."""
 
 from __future__ import annotations
 
@@ -24,16 +24,22 @@ KEEP_BYTES = 4 << 30
 """Of all runs together; the newest stays, whatever it takes."""
 MAX_BYTES = 16 << 20
 """Of one text; of what is longer, the end is kept."""
+STAMP = re.compile(r"\d{8}T\d{6}Z-")
 
 
-def name_results(scenario: str, kernel: str) -> Path:
+def name_results(scenario: str, kernel: str, root: Path | None = None) -> Path:
     """Return a directory for the results of a run that ends now; it is not made yet.
 
     Names sort by time. They hold no character that a shell would want quoted.
+
+    Args:
+        scenario: or case.
+        kernel: its release, or spec.
+        root: where; None is in the cache.
     """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     parts = (stamp, _slug(scenario), _slug(kernel), secrets.token_hex(3))
-    return cache_dir("results") / "-".join(parts)
+    return (root or cache_dir("results")) / "-".join(parts)
 
 
 def keep_results(
@@ -63,7 +69,8 @@ def keep_results(
                 (part / name).write_bytes(_bound(content))
             for name, path in (big or {}).items():
                 shutil.move(path, part / name)
-            part.rename(directory)
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(part, directory)
             _prune(directory.parent, part, keep)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -76,7 +83,9 @@ def _bound(content: str | bytes) -> bytes:
 
 
 def _prune(root: Path, bin_: Path, keep: int) -> None:
-    runs = sorted((path for path in root.iterdir() if path.is_dir()), reverse=True)
+    # in a directory of the user's there may be others than ours
+    ours = (path for path in root.iterdir() if STAMP.match(path.name) and path.is_dir())
+    runs = sorted(ours, reverse=True)
     oldest = datetime.now(UTC) - timedelta(days=KEEP_DAYS)
     size, gone = 0, list[Path]()
     for number, run in enumerate(runs):
@@ -86,7 +95,7 @@ def _prune(root: Path, bin_: Path, keep: int) -> None:
             gone.append(run)
     for run in gone:
         with contextlib.suppress(FileNotFoundError):  # somebody else prunes as well
-            run.rename(bin_)
+            shutil.move(run, bin_)
             shutil.rmtree(bin_)
 
 

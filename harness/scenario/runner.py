@@ -17,7 +17,13 @@ from harness.model.gates import STACK_KNOWS_CPUMAP_GENERIC
 from harness.plan import Plan
 from harness.remains import freeze_guest, frozen_room, tell
 from harness.report.files import make_files
-from harness.report.record import CpuRecord, KernelRecord, QemuRecord, RunRecord
+from harness.report.record import (
+    KernelRecord,
+    QemuRecord,
+    RunRecord,
+    record_cpus,
+    record_ledger,
+)
 from harness.scenario.expect import find_failures
 from harness.scenario.load import dump_scenario
 from harness.scenario.results import keep_results, name_results
@@ -123,8 +129,8 @@ def _run(lab: Lab, scenario: Scenario, spec: str, found: _Found, watch: Watch) -
         reasons=judgement.reasons,
         kernel=_record_kernel(spec, found.kernel),
         qemu=found.qemu,
-        ledger=_record_ledger(found.books),
-        per_cpu=_record_cpus(found.books),
+        ledger=record_ledger(found.books),
+        per_cpu=record_cpus(found.books),
         seed=scenario.seed,
         duration_s=time.monotonic() - start,
         artifacts=None,
@@ -254,14 +260,3 @@ def _keep(record: RunRecord, scenario: Scenario, found: _Found) -> RunRecord:
 
 def _record_kernel(spec: str, image: KernelImage | None) -> KernelRecord:
     return KernelRecord(spec, image.release, image.sha256) if image else KernelRecord(spec)
-
-
-def _record_ledger(books: Books | None) -> dict[str, int | bool | None] | None:
-    return None if books is None else {**books.accounts(), "balanced": books.balanced}
-
-
-def _record_cpus(books: Books | None) -> tuple[CpuRecord, ...]:
-    rows = () if books is None else books.per_cpu
-    return tuple(
-        CpuRecord(row.cpu, row.enqueued, row.dropped, row.kthread, row.delivered) for row in rows
-    )

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness.judge import judge
 from harness.machine.splats import find_splats
-from harness.report.record import CpuRecord, KernelRecord, QemuRecord, RunRecord
+from harness.report.record import (
+    KernelRecord,
+    QemuRecord,
+    RunRecord,
+    record_cpus,
+    record_ledger,
+)
 from harness.report.story import Arrival, Expectation, Ring, Story
 from harness.tests.ledger_worlds import Plan, World
 from harness.trace.events import CpumapEnqueue, CpumapKthread
@@ -31,18 +37,14 @@ OOPS = """\
 
 def make_record(books: Books | None, **more: Any) -> RunRecord:
     judgement = judge([books] if books else [], find_splats(more.pop("dmesg", "")))
-    rows = books.per_cpu if books else ()
     fields: dict[str, Any] = {
         "name": "steer & see",
         "verdict": judgement.verdict,
         "reasons": judgement.reasons,
         "kernel": KernelRecord("debian:7.3", "7.3.4+deb14-cloud-amd64", "ab" * 32),
         "qemu": QemuRecord("10.0.2", "tcg", "multi"),
-        "ledger": {**books.accounts(), "balanced": books.balanced} if books else None,
-        "per_cpu": tuple(
-            CpuRecord(row.cpu, row.enqueued, row.dropped, row.kthread, row.delivered)
-            for row in rows
-        ),
+        "ledger": record_ledger(books),
+        "per_cpu": record_cpus(books),
         "seed": 42,
         "duration_s": 3.21,
         "artifacts": None,

@@ -153,6 +153,9 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
         ((properties, told),) = found
         passed, skipped, failed = result.countoutcomes()
         outcome = {(1, 0, 0): "passed", (0, 1, 0): "skipped", (0, 0, 1): "failed"}
+        kept = properties.pop("artifacts", None)
+        assert kept == (f"kept/test_it[debian:{kernel}]" if failed else None)
+        assert ("--kernel debian:" in str(properties.pop("repeat", ""))) == bool(failed)
         return outcome[passed, skipped, failed], properties, told
 
     return run

@@ -87,6 +87,15 @@ def test_bytes_are_kept_whole_and_files_moved_in(
     assert not state.exists()
 
 
+def test_what_others_put_beside_ours_stays(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (mine / "0-thesis").mkdir(parents=True)
+    for days in (2, 1):
+        keep_results(mine / days_ago(days), {"run.json": "{}"}, keep=1)
+    assert {path.name for path in mine.iterdir()} == {"0-thesis", days_ago(1)}
+    assert name_results("a", "b", mine).parent == mine
+
+
 def test_an_interrupted_write_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     write = Path.write_bytes
 

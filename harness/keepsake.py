@@ -1,0 +1,89 @@
+"""What is kept of a case that did not pass."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from harness.casework import LAST_WORDS_S
+from harness.errors import LabError
+from harness.remains import freeze_guest, frozen_room, tell
+from harness.report.files import make_files
+from harness.report.record import (
+    KernelRecord,
+    QemuRecord,
+    RunRecord,
+    record_cpus,
+    record_ledger,
+)
+from harness.scenario.results import keep_results, name_results
+from harness.verdict import Verdict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.casework import Casework
+    from harness.guest import Guest
+    from harness.judge import Judgement
+    from harness.report.story import Story
+
+
+def keep_case(
+    case: Casework, name: str, judgement: Judgement, repeat: str, root: Path | None
+) -> Path:
+    """Keep all that is left of a case and return the directory; its guest is stopped for it.
+
+    Args:
+        case: the case.
+        name: of it.
+        judgement: of it.
+        repeat: the command that does it again.
+        root: where; None is in the cache.
+
+    Raises:
+        CacheError: no space or no permission.
+    """
+    directory = name_results(name, case.guest.machine.recipe.kernel.release, root)
+    with frozen_room() as room:
+        files = make_files(_tell_case(case, name, judgement, repeat, directory))
+        failed = judgement.verdict in (Verdict.FAIL, Verdict.CRASH)
+        keep_results(directory, files, freeze_guest(case.guest, room) if failed else {})
+    return directory
+
+
+def _tell_case(
+    case: Casework, name: str, judgement: Judgement, repeat: str, directory: Path
+) -> Story:
+    recipe = case.guest.machine.recipe
+    kernel, accel = recipe.kernel, recipe.accel
+    version = ".".join(map(str, recipe.qemu.version))
+    record = RunRecord(
+        name=name,
+        verdict=judgement.verdict,
+        reasons=judgement.reasons,
+        kernel=KernelRecord(kernel.spec, kernel.release, kernel.sha256),
+        qemu=QemuRecord(version, accel.name, accel.threads or None),
+        ledger=record_ledger(case.books),
+        per_cpu=record_cpus(case.books),
+        seed=0,
+        duration_s=time.monotonic() - case.started,
+        artifacts=directory,
+    )
+    return tell(
+        record,
+        case.guest,
+        case.steered,
+        case.books,
+        console=case.guest.machine.console.text(),
+        dmesg=_hear(case.guest),
+        repeat=repeat,
+    )
+
+
+def _hear(guest: Guest) -> str:
+    """Return the dmesg of a guest that may be dead."""
+    try:
+        guest.calls.link.call("read", "/proc/uptime", 64, deadline_s=LAST_WORDS_S)
+        return guest.dmesg()
+    except LabError:
+        return ""
