@@ -134,6 +134,21 @@ def test_an_entry_holds_its_program_while_it_lives(lab: Casework, end: str) -> N
         assert ask.wait_program_gone(prog_id)
 
 
+@pytest.mark.proves("__cpu_map_load_bpf_program", "each entry holds its program by itself")
+def test_each_entry_holds_its_program_by_itself(lab: Casework) -> None:
+    with Answers(lab) as ask:
+        cpumap, prog = ask.cpumap(), ask.program()
+        prog_id = Program(ask.calls, prog.fd).id
+        for key in (0, 1):
+            cpumap.update(key, 64, prog)
+        ask.close(prog.fd)
+        cpumap.delete(0)
+        ask.settle()
+        assert ask.program_lives(prog_id)
+        cpumap.delete(1)
+        assert ask.wait_program_gone(prog_id)
+
+
 @pytest.mark.proves("__cpu_map_load_bpf_program", "a program that is refused is not held")
 def test_a_refused_program_is_not_held(lab: Casework) -> None:
     with Answers(lab) as ask:

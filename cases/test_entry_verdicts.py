@@ -227,3 +227,18 @@ def test_exceptions_of_entries_are_traced(lab: Casework) -> None:
     acts = [r.act for r in lab.records(XdpException) if r.prog_id == program.id]
     expected = FRAMES // 3 if FRAME_EXCEPTIONS.holds(lab.kernel) else 0
     assert (acts.count(ABORTED), acts.count(TX)) == (expected, expected)
+
+
+@pytest.mark.proves("cpu_map_bpf_prog_run_xdp", "ABORTED is not warned of", since=FRAME_EXCEPTIONS)
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_xdp",
+    "ABORTED is warned of in dmesg, as an action that cannot be taken",
+    until=FRAME_EXCEPTIONS,
+)
+def test_whether_the_kernel_warns_of_aborted_frames(lab: Casework) -> None:
+    run = lab.steer(2, entries={})
+    run.set(2, 512, load_verdicts(lab.guest, [ABORTED]))
+    lab.send(frames=FRAMES)
+    assert lab.close().prog_drop == FRAMES
+    warned = "XDP return value 0" in lab.guest.dmesg()
+    assert warned != FRAME_EXCEPTIONS.holds(lab.kernel)

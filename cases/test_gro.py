@@ -70,3 +70,15 @@ def test_datagrams_are_not_merged(lab: Casework) -> None:
         run.wait_offered()
     assert lab.close().socket == BURST
     assert merged(lab) == [1] * BURST
+
+
+@pytest.mark.proves(
+    "cpu_map_gro_flush", "GRO is flushed at every 64th frame, full as the ring may be"
+)
+def test_gro_is_flushed_at_every_64th_frame(lab: Casework) -> None:
+    """Where a tick is longer than a millisecond; else GRO may keep it for the tick's rest."""
+    queue_flows(lab, 1, 160)
+    assert lab.close().delivered == 160
+    config = lab.guest.machine.recipe.kernel.config
+    if config and "CONFIG_HZ_1000=y" not in config.read_text():
+        assert merged(lab) == [64, 64, 32]

@@ -80,3 +80,18 @@ def test_an_offline_cpu_with_frames_queued_loses_none(lab: Casework) -> None:
     set_online(lab, online=False)
     lab.send(frames=50)
     assert lab.close().delivered == 150
+
+
+@pytest.mark.proves("cpu_map_kthread_run", "asleep while its CPU is offline, it stays bound to it")
+def test_a_kthread_that_slept_through_it_stays_bound(lab: Casework) -> None:
+    run = lab.steer(CPU)
+    lab.send(frames=100)
+    assert run.wait_rest()
+    (pid,) = lab.guest.threads("cpumap/")
+    lab.wait_for(lambda: ") S " in lab.guest.read(f"/proc/{pid}/stat"))
+    for online in (False, True):
+        set_online(lab, online=online)
+    assert allowed(lab) == str(CPU)
+    lab.send(frames=100)
+    assert lab.close().delivered == 200
+    assert kthread_cpus(lab) == {CPU}

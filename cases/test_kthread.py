@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from harness.casework import Casework
 
 COMM = 15
+EINVAL, SIGKILL = 22, 9
 
 
 def status(lab: Casework, pid: int) -> dict[str, str]:
@@ -66,6 +68,11 @@ def test_an_entry_has_one_kthread_however_often_it_is_replaced(lab: Casework, cp
 @pytest.mark.proves(
     "__cpu_map_entry_alloc", "an update returns when the new kthread has run", since=UPDATE_WAITS
 )
+@pytest.mark.proves(
+    "__cpu_map_entry_replace",
+    "the old entry stays until the new kthread has run",
+    since=UPDATE_WAITS,
+)
 def test_an_update_waits_for_the_kthreads_first_run(lab: Casework) -> None:
     run = lab.steer(3)
     with lab.hold(3):
@@ -77,3 +84,16 @@ def test_an_update_waits_for_the_kthreads_first_run(lab: Casework) -> None:
     run.finish_set(update)
     lab.send(frames=10)
     assert lab.close().delivered == 10
+
+
+@pytest.mark.proves("__cpu_map_entry_alloc", "nobody can move a kthread: EINVAL")
+@pytest.mark.proves("cpu_map_kthread_run", "no signal ends it")
+def test_it_can_be_neither_moved_nor_killed(lab: Casework) -> None:
+    lab.steer(3)
+    (pid,) = lab.guest.threads("cpumap/")
+    first = struct.pack("<Q", 1)
+    assert lab.guest.calls.raw("sched_setaffinity", pid, len(first), first).errno == EINVAL
+    lab.guest.calls.must("kill", pid, SIGKILL)
+    lab.send(frames=40)
+    assert lab.close().delivered == 40
+    assert {r.kthread_cpu for r in lab.records(CpumapKthread)} == {3}

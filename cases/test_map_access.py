@@ -116,6 +116,17 @@ def test_a_pinned_map_outlives_its_descriptors(lab: Casework) -> None:
         ask.calls.must("unlink", PIN)
 
 
+@pytest.mark.proves("cpu_map_free", "a map lives on while a program uses it")
+def test_a_map_lives_while_a_program_uses_it(lab: Casework) -> None:
+    with Answers(lab) as ask:
+        cpumap = ask.cpumap()
+        cpumap.update(0, 16)
+        ask.redirector(cpumap)
+        ask.close(cpumap.fd)
+        ask.settle()
+        cpumap.reopen().lookup(0)
+
+
 @pytest.mark.proves(
     "cpu_map_ops", "in a map of maps it may take the place of one that differs in max_entries only"
 )

@@ -16,8 +16,8 @@ BPF_ANY, BPF_NOEXIST, BPF_EXIST, BPF_F_LOCK = 0, 1, 2, 4
 BPF_F_NUMA_NODE = 1 << 2
 QSIZE_MAX = 16384
 KEY_MASK = 0xFFFFFFFF
-COMM_BYTES, COMM_WHOLE_SINCE = 15, (5, 17)
-"""TASK_COMM_LEN, which cut a kthread's name before d6986ce24fc0."""
+COMM_BYTES = 15
+"""What TASK_COMM_LEN leaves of a kthread's name."""
 XDP, BPF_XDP, BPF_XDP_CPUMAP = 6, 37, 35
 """BPF_PROG_TYPE_XDP and two of its expected attach types (include/uapi/linux/bpf.h)."""
 XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = range(5)
@@ -92,7 +92,7 @@ class Entry:
     def comm(self, kernel: tuple[int, ...]) -> str:
         """Return the name that procfs has for its kthread."""
         name = f"cpumap/{self.cpu}/map:{self.map_id}"
-        return name if kernel >= COMM_WHOLE_SINCE else name[:COMM_BYTES]
+        return name if gates.FULL_COMM.holds(kernel) else name[:COMM_BYTES]
 
 
 @dataclass(slots=True)

@@ -63,7 +63,14 @@ class RedirectErr:
     err: int
 
 
-Record = Enqueue | Kthread | XdpException | RedirectErr
+@dataclass(frozen=True, slots=True)
+class Received:
+    """`net:netif_receive_skb`: the stack got a frame as an skb of its own."""
+
+    frame: Frame
+
+
+Record = Enqueue | Kthread | XdpException | RedirectErr | Received
 
 
 def _pass(_: Frame) -> int:
@@ -84,8 +91,8 @@ class Queue:
         run: what the entry's program answers to a frame.
         redirect: errno of what it redirects.
         spare_skbs: skbs that can still be allocated; None is no limit.
+        stack_drops: the stack drops all that it gets.
         trace: records so far, in order.
-        delivered: what reached the stack, in order.
         flushes: packets in each flush of GRO.
     """
 
@@ -94,8 +101,8 @@ class Queue:
     run: Callable[[Frame], int] = _pass
     redirect: Callable[[Frame], int] = _goes
     spare_skbs: int | None = None
+    stack_drops: bool = False
     trace: list[Record] = field(default_factory=list)
-    delivered: list[Frame] = field(default_factory=list)
     flushes: list[int] = field(default_factory=list)
     ring: PtrRing[Frame] = field(init=False)
     bulkq: defaultdict[int, list[Frame]] = field(init=False)
@@ -105,6 +112,11 @@ class Queue:
     def __post_init__(self) -> None:
         self.ring = PtrRing(self.entry.qsize, cache_line=self.facts.cache_line)
         self.bulkq = defaultdict(list)
+
+    @property
+    def delivered(self) -> list[Frame]:
+        """What reached the stack, in order."""
+        return [record.frame for record in self.trace if isinstance(record, Received)]
 
     # -- producers
 
@@ -176,12 +188,14 @@ class Queue:
             frames = self.cpu_map_bpf_prog_run_xdp(frames, stats)
             skbs = self.cpu_map_bpf_prog_run_skb(skbs, stats)
         frames = self._build_skbs(frames, stats)
-        self.trace.append(stats)
-        if gates.GRO.holds(self.facts.kernel):
-            self.delivered += frames + skbs
+        kernel, gro = self.facts.kernel, gates.GRO.holds(self.facts.kernel)
+        received = [Received(frame) for frame in (frames + skbs if gro else skbs + frames)]
+        if self.stack_drops and not gates.LIST_DELIVERY.holds(kernel):
+            stats.drops += len(received)
+        early = gates.TRACED_BEFORE_STACK.holds(kernel)
+        self.trace += [stats, *received] if early else [*received, stats]
+        if gro:
             self.cpu_map_gro_flush(stats.processed)
-        else:
-            self.delivered += skbs + frames
 
     def _build_skbs(self, frames: list[Frame], stats: Kthread) -> list[Frame]:
         if self.spare_skbs is None:

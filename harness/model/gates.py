@@ -114,10 +114,10 @@ RIGHTS_BEFORE_FLAGS = Gate(
 # -- the data path
 
 LIST_DELIVERY = Gate(
-    "the kthread hands the stack a list: skbs first, then frames",
+    "the kthread hands the stack a list, and does not count what the stack drops",
     (5, 13),
     "bb0247807744, bpf: cpumap: implement bulk receive",
-    "read: 6.1, 6.12",
+    "booted: 5.10 without, 6.1 with",
 )
 UPDATE_WAITS = Gate(
     "an update returns when its new kthread has run",

@@ -5,7 +5,15 @@ import errno
 import pytest
 
 from harness.model.control import Entry, Prog
-from harness.model.datapath import Enqueue, Frame, Kthread, Queue, RedirectErr, XdpException
+from harness.model.datapath import (
+    Enqueue,
+    Frame,
+    Kthread,
+    Queue,
+    Received,
+    RedirectErr,
+    XdpException,
+)
 from harness.model.facts import Facts
 
 V510, V61, V612, V73 = (5, 10, 262), (6, 1, 192), (6, 12, 117), (7, 3, 4)
@@ -190,3 +198,26 @@ def test_a_poll_tells_what_is_traced_of_it_alone(frames: int) -> None:
     assert bulks == enqueues(q)[1:]
     assert [sum(column) for column in zip(*bulks, strict=True)] == [frames, max(frames - 59, 0)]
     assert q.awake
+
+
+@pytest.mark.parametrize(("kernel", "early"), [(V510, False), (V61, False), (V612, True)])
+def test_a_batch_is_traced_before_or_after_the_stack_gets_it(
+    kernel: tuple[int, ...], early: bool
+) -> None:
+    q = queue(192, kernel)
+    poll(q, 9)
+    q.cpu_map_kthread_run()
+    got = [type(r) for r in q.trace if isinstance(r, Kthread | Received)]
+    both = [[Kthread] + [Received] * n if early else [Received] * n + [Kthread] for n in (8, 1)]
+    assert got == both[0] + both[1]
+
+
+@pytest.mark.parametrize(("kernel", "drops"), [(V510, 9), (V61, 0), (V73, 0)])
+def test_only_without_lists_the_kthread_hears_of_the_stack_s_drops(
+    kernel: tuple[int, ...], drops: int
+) -> None:
+    q = queue(192, kernel)
+    q.stack_drops = True
+    poll(q, 9)
+    q.cpu_map_kthread_run()
+    assert sum(batch.drops for batch in batches(q)) == drops

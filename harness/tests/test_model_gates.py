@@ -4,6 +4,7 @@ import pytest
 
 from harness.model import gates
 from harness.model.gates import Gate
+from harness.paths import REPO
 
 TABLE = {name: gate for name, gate in vars(gates).items() if isinstance(gate, Gate)}
 
@@ -23,3 +24,9 @@ def test_every_gate_says_where_it_comes_from(name: str) -> None:
     assert gate.source
     assert gate.evidence.startswith(("booted: ", "read: "))
     assert all(fix < gate.since for fix in gate.backports)
+
+
+def test_every_gate_is_asked() -> None:
+    places = [*(REPO / "harness").rglob("*.py"), *(REPO / "cases").glob("*.py")]
+    texts = [path.read_text() for path in places if path.name != "gates.py"]
+    assert [name for name in TABLE if not any(name in text for text in texts)] == []
