@@ -638,11 +638,11 @@ function drawTexts() {
     });
     pre.append(said.text.slice(done));
     const lines = said.text.trimEnd().split("\n").length;
-    box.append(make("details", { open: true },
+    box.append(make("details", { open: said.splats.length > 0 || lines <= 40 },
       make("summary", {}, `${said.name}, ${number(lines)} line${lines === 1 ? "" : "s"}` + (said.splats.length ? `, \u2717 ${said.splats.length} recognised as broken` : ", nothing recognised as broken")),
       said.cut ? make("p", { class: "hint" }, `${number(said.cut)} characters before this are left out.`) : null,
       links.length ? make("ol", { class: "splats" }, links) : null, pre));
-    if (!said.splats.length) requestAnimationFrame(() => { pre.scrollTop = pre.scrollHeight; });
+    if (!said.splats.length) box.lastChild.addEventListener("toggle", () => { pre.scrollTop = pre.scrollHeight; });
   }
   if (!box.children.length) $("said").hidden = true;
 }

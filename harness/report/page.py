@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import shlex
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -197,7 +198,7 @@ def _tell_facts(story: Story) -> Sequence[tuple[str, str, bool]]:
         ("QEMU", ", ".join(filter(None, (qemu.version, qemu.accelerator, qemu.threads))), False),
         ("seed", str(record.seed), False),
         ("took", f"{record.duration_s:.1f} s", False),
-        ("command line", " ".join(story.argv), True),
+        ("command line", shlex.join(story.argv), True),
     ]
     return [fact for fact in facts if fact[1]]
 

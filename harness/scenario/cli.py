@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -13,6 +13,8 @@ from harness.errors import ScenarioError, UserError
 from harness.kernels.spec import parse_spec
 from harness.machine.topology import MAX_CPUS
 from harness.phases import Phases
+from harness.report.junit import write_junit
+from harness.report.ktap import write_ktap
 from harness.scenario.load import load_scenario
 from harness.scenario.schema import MAX_APPEND
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 FILES = click.argument(
     "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
+REPORT = click.File("w", encoding="utf-8", lazy=False)
+"""Opened at once: what cannot be written is told before anything is run."""
 
 
 def _check_spec(_: click.Context, __: click.Parameter, specs: tuple[str, ...]) -> tuple[str, ...]:
@@ -62,6 +66,10 @@ def _check_append(_: click.Context, __: click.Parameter, text: str) -> str:
 )
 @click.option("--no-snapshot", is_flag=True, help="Boot every guest instead of cloning a frozen.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array, an object per run.")
+@click.option("--junit", type=REPORT, help="Write the verdicts there as JUnit XML.")
+@click.option(
+    "--ktap", type=REPORT, help="Write the verdicts there as KTAP (- is standard output)."
+)
 def run(
     files: tuple[Path, ...],
     kernels: tuple[str, ...],
@@ -69,6 +77,8 @@ def run(
     append: str,
     no_snapshot: bool,
     as_json: bool,
+    junit: TextIO | None,
+    ktap: TextIO | None,
 ) -> None:
     """Run scenarios and judge them.
 
@@ -78,6 +88,7 @@ def run(
       cpumap-lab run configs/*.yaml --kernel debian:6.1 --kernel debian:7.3-rt
       cpumap-lab run mine.yaml --kernel path:~/linux/arch/x86/boot/bzImage
       cpumap-lab run mine.yaml --append slub_debug=FZPU --json | jq '.[].verdict'
+      cpumap-lab run configs/*.yaml --junit junit.xml --ktap results.ktap
 
     \b
     Exit status:
@@ -93,9 +104,14 @@ def run(
             overrides["kernel"] = kernels
         scenarios = [_append(each, append) for each in load_all(files, overrides)]
         _run_all(scenarios, outcomes, snapshots=not no_snapshot, quiet=as_json)
-    finally:  # an array of what was run, even if the rest was not
+    finally:  # a report of what was run, even if the rest was not
+        records = [each.record for each in outcomes]
         if as_json:
-            click.echo(json.dumps([each.record.to_json() for each in outcomes], indent=1))
+            click.echo(json.dumps([record.to_json() for record in records], indent=1))
+        if junit:
+            junit.write(write_junit(records))
+        if ktap:
+            ktap.write(write_ktap(records))
     verdicts = [outcome.record.verdict for outcome in outcomes]
     if not as_json and len(verdicts) > 1:
         click.echo(f"\n{summarize(verdicts)}")

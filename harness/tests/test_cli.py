@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import click
 import pytest
@@ -129,6 +130,27 @@ def test_json_tells_what_was_run_before_an_error(
     assert [run["verdict"] for run in json.loads(result.stdout)] == ["pass"]
     assert said in result.stderr
     assert ("Traceback" in result.stderr) == (last == "bug")
+
+
+@pytest.mark.parametrize(("last", "status"), [("skip", 1), ("interrupt", 130)])
+def test_reports_for_ci(ran: list[Any], tmp_path: Path, last: str, status: int) -> None:
+    junit, ktap = tmp_path / "junit.xml", tmp_path / "out.ktap"
+    options = ("--junit", str(junit), "--ktap", str(ktap))
+    result = call("run", QUICKSTART, *kernels("pass", "fail", last), *options)
+    assert result.exit_code == status
+    ends = ["not ok 2 path:/fail", *(["ok 3 path:/skip # SKIP told skip"] * (last == "skip"))]
+    assert ktap.read_text().splitlines()[-len(ends) - 1 :] == [
+        *(f"  {end}" for end in ends),
+        "not ok 1 quickstart",
+    ]
+    cases = list(ElementTree.parse(junit).iter("testcase"))
+    assert [case.get("name") for case in cases] == [spec for _, spec in ran][: len(ends) + 1]
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_run(ran: list[Any]) -> None:
+    result = call("run", QUICKSTART, "--junit", "/proc/nowhere/junit.xml")
+    assert (result.exit_code, ran) == (2, [])
+    assert "No such file" in result.stderr
 
 
 def test_json_of_a_wrong_file_is_an_empty_array(ran: list[Any], tmp_path: Path) -> None:
