@@ -87,8 +87,7 @@ def test_a_kthread_that_slept_through_it_stays_bound(lab: Casework) -> None:
     run = lab.steer(CPU)
     lab.send(frames=100)
     assert run.wait_rest()
-    (pid,) = lab.guest.threads("cpumap/")
-    lab.wait_for(lambda: ") S " in lab.guest.read(f"/proc/{pid}/stat"))
+    lab.wait_asleep()
     for online in (False, True):
         set_online(lab, online=online)
     assert allowed(lab) == str(CPU)

@@ -67,7 +67,6 @@ def test_frames_without_metadata_get_none(lab: Casework) -> None:
 @pytest.mark.proves("cpu_map_generic_redirect", "an skb leaves its metadata behind")
 def test_generic_redirects_leave_metadata_behind(lab: Casework) -> None:
     """netif_receive_generic_xdp notes it in the skb for XDP_PASS alone."""
-    lab.needs_mode("generic")
     run = lab.steer(2, mode="generic", metadata=True)
     lab.send(FRAMES)
     lab.close()

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.answers import facts_of
-from harness.model.control import Entry
-from harness.model.datapath import Frame, Kthread, Queue, Received
+from harness.model.datapath import Frame, Kthread, Received
 from harness.model.gates import GRO, LIST_DELIVERY, STACK_KNOWS_CPUMAP_GENERIC, TRACED_BEFORE_STACK
 from harness.trace.events import (
     CpumapEnqueue,
@@ -21,18 +19,7 @@ from harness.trace.events import (
 if TYPE_CHECKING:
     from harness.casework import Casework
 
-CPU = 2
-
-
-def model(lab: Casework) -> Queue:
-    """Return the model of an entry as `steer` makes it."""
-    return Queue(facts_of(lab.guest), Entry(CPU, 1, 192))
-
-
-def wait_asleep(lab: Casework) -> None:
-    """Wait until the one cpumap kthread sleeps."""
-    (pid,) = lab.guest.threads("cpumap/")
-    lab.wait_for(lambda: ") S " in lab.guest.read(f"/proc/{pid}/stat"))
+CPU, QSIZE = 2, 192
 
 
 @pytest.mark.proves(
@@ -42,7 +29,7 @@ def wait_asleep(lab: Casework) -> None:
     "cpu_map_kthread_run", "a batch is traced when the stack has it", until=TRACED_BEFORE_STACK
 )
 def test_when_a_batch_is_traced(lab: Casework) -> None:
-    run, queue = lab.steer(CPU), model(lab)
+    run, queue = lab.steer(CPU), lab.model(CPU, QSIZE)
     lab.guest.tracer.enable("net/netif_receive_skb")
     with lab.hold(CPU):
         lab.send(frames=20)
@@ -67,7 +54,7 @@ def test_when_a_batch_is_traced(lab: Casework) -> None:
 )
 @pytest.mark.machine(nics=2)
 def test_in_which_order_a_batch_is_delivered(lab: Casework) -> None:
-    run, queue = lab.steer(CPU, nics=(0, 1), mode="mixed"), model(lab)
+    run, queue = lab.steer(CPU, nics=(0, 1), mode="mixed"), lab.model(CPU, QSIZE)
     with lab.hold(CPU):
         for nic, frames in ((0, 3), (1, 2), (0, 2), (1, 3), (0, 1)):
             for number in range(run.sent, run.sent + frames):
@@ -103,12 +90,12 @@ def test_what_the_stack_drops(lab: Casework) -> None:
 @pytest.mark.proves("cpu_map_kthread_run", "when it is told to stop, it traces a batch of none")
 def test_sleeping_and_stopping(lab: Casework) -> None:
     run = lab.steer(CPU)
-    wait_asleep(lab)
+    lab.wait_asleep()
     with lab.hold(CPU):
         lab.send(frames=20)
         run.wait_offered()
     assert run.wait_rest()
-    wait_asleep(lab)
+    lab.wait_asleep()
     run.cpumap.remove(CPU)
     assert lab.wait_kthreads(0) == []
     lab.close()

@@ -6,8 +6,6 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-import pytest
-
 from harness.agent import btf, insns
 from harness.agent.bpf import (
     ATTACH_XDP_CPUMAP,
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from harness.agent.syscalls import Result, Syscalls
     from harness.casework import Casework
     from harness.guest import Guest
-    from harness.model.gates import Gate
 
 CLOSED_FD = 999
 """A descriptor that the agent never has open."""
@@ -203,11 +200,6 @@ class Answers:
         says = twin.model.map.cpu_map_redirect(key, flags)
         self.check(f"bpf_redirect_map(key={key:#x}, flags={flags:#x})", (says,), (action,))
         self.close(ref.fd)
-
-    def needs(self, gate: Gate) -> None:
-        """Skip the case where this kernel does not behave so."""
-        if not gate.holds(self.facts.kernel):
-            pytest.skip(f"since {'.'.join(map(str, gate.since))}: {gate.what}")
 
     def program_lives(self, prog_id: int) -> bool:
         """Return whether a program is still there (BPF_PROG_GET_FD_BY_ID)."""

@@ -14,7 +14,7 @@ from harness.judge import Judgement, judge, judge_error
 from harness.model.control import Entry
 from harness.model.datapath import Queue
 from harness.model.facts import Facts
-from harness.model.gates import LIVE_FRAMES, STACK_KNOWS_CPUMAP_GENERIC
+from harness.model.gates import LIVE_FRAMES
 from harness.plan import Plan
 from harness.steering import Steering
 
@@ -160,11 +160,6 @@ class Casework:
         """Skip the case on kernels that do not behave so yet."""
         if not gate.holds(self.kernel):
             pytest.skip(f"{gate.what}: since {'.'.join(map(str, gate.since))}")
-
-    def needs_mode(self, mode: str) -> None:
-        """Skip the case where this kernel's XDP mode cannot redirect into a cpumap."""
-        if mode == "generic":
-            self.needs(STACK_KNOWS_CPUMAP_GENERIC)
 
     def wait_for(self, met: Callable[[], bool]) -> None:
         """Wait until a condition is met, or the case's patience is over: assert it afterwards."""
