@@ -17,6 +17,11 @@ COMMANDS = {
     "run": ("harness.scenario.cli", "Run scenarios and judge them."),
     "check": ("harness.scenario.cli", "Check scenarios without running them."),
     "matrix": ("harness.matrix.cli", "Run the cases on many kernels and print a grid."),
+    "rerun": ("harness.scenario.cli", "Repeat a run, and say what has changed since."),
+    "schema": (
+        "harness.scenario.cli",
+        "Print the JSON Schema of scenarios, for editors that complete and check keys.",
+    ),
     "kernels": ("harness.kernels.cli", "List, fetch and prune the kernels to test."),
     "snapshots": (
         "harness.machine.snapshot_cli",
@@ -94,7 +99,7 @@ def cpumap_lab() -> None:
     Examples:
       cpumap-lab run configs/quickstart.yaml
       cpumap-lab run configs/quickstart.yaml --kernel debian:6.1 --json
-      cpumap-lab check configs/quickstart.yaml
+      cpumap-lab check configs
       cpumap-lab matrix
       cpumap-lab kernels list
       cpumap-lab kernels fetch debian:6.12 debian:7.3-rt

@@ -24,6 +24,7 @@ class Plan:
         by: what picks a frame's target: its running number ("frame": round-robin), "flow",
             "port" (destination) or "hash" (of addresses and ports).
         mode: "native" or "generic" XDP, or "mixed": the first NIC native, the others generic.
+        modes: of each NIC, instead of `mode`.
         flags: of bpf_redirect_map: in its low two bits the action for a missing entry.
         frames: how many frames the run may have.
         socket: deliver to a UDP socket; else the frames end at tc ingress.
@@ -33,6 +34,7 @@ class Plan:
         max_entries: of a cpumap; None is the number of the guest's CPUs.
         gro: frames may be merged on their way to the stack: the books count segments.
         metadata: the programs give each frame its number as metadata.
+        object: path in the guest of another object file to steer with (guest/bpf/steer.h), or "".
     """
 
     targets: tuple[int, ...]
@@ -48,6 +50,8 @@ class Plan:
     max_entries: int | None = None
     gro: bool = False
     metadata: bool = False
+    modes: tuple[str, ...] = ()
+    object: str = ""
 
     def __post_init__(self) -> None:
         if self.by not in SELECTORS:
@@ -57,6 +61,14 @@ class Plan:
 
     def mode_of(self, place: int) -> str:
         """Return the XDP mode of the program on the `place`-th of the NICs."""
+        if self.modes:
+            return self.modes[place]
         if self.mode == "mixed":
             return "generic" if place else "native"
         return self.mode
+
+    @property
+    def mode_of_all(self) -> str:
+        """The mode of all programs, "mixed" if they differ."""
+        modes = set(self.modes) or {self.mode}
+        return modes.pop() if len(modes) == 1 else "mixed"

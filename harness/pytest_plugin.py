@@ -3,7 +3,8 @@
 A case takes `lab` and gets a pristine guest. What every case needs is done around it: its books are
 closed and must balance, its kthreads must be gone at the end, and the kernel must not have
 complained. Every `--kernel SPEC` runs every case once more, every `--smoke SPEC` those marked
-`smoke`.
+`smoke`. A YAML file that is a scenario is a test, too: it runs on its own kernels, or on those of
+`--kernel`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from harness.kernels import remembered
 from harness.known_issues import FILE, KnownIssue, load_known_issues, weigh
 from harness.lab import Lab
 from harness.machine.topology import Topology
+from harness.scenario.items import ScenarioFile
 from harness.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 DEFAULT_KERNEL = "debian:7.3"
 DEFAULT_CPUS = 4
 KNOWN_ISSUES = pytest.StashKey[list[KnownIssue]]()
+WORKSHOP = pytest.StashKey[Lab]()
 
 
 class CaseEnded(Exception):
@@ -142,10 +145,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = left
 
 
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFile | None:
+    """Collect scenarios."""
+    if file_path.suffix not in (".yaml", ".yml"):
+        return None
+    config = parent.config
+    return ScenarioFile.of(
+        parent,
+        file_path,
+        specs=config.getoption("--kernel"),
+        default=DEFAULT_KERNEL,
+        workshop=lambda: _workshop(config),
+    )
+
+
+def _workshop(config: pytest.Config) -> Lab:
+    if WORKSHOP not in config.stash:
+        config.stash[WORKSHOP] = Lab(snapshots=not config.getoption("--no-snapshot"))
+    return config.stash[WORKSHOP]
+
+
 @pytest.fixture(scope="session")
 def workshop(pytestconfig: pytest.Config) -> Lab:
     """The lab that makes this session's guests."""
-    return Lab(snapshots=not pytestconfig.getoption("--no-snapshot"))
+    return _workshop(pytestconfig)
 
 
 @pytest.fixture

@@ -126,16 +126,18 @@ class Steering:
                 shared[name] = ("fd", self._notes[name].fd)
             elif name == "hops":
                 shared[name] = ("max_entries", plan.frames)
-        maps, programs = load_object(self.guest.calls, STEER, shared)
+        maps, programs = load_object(self.guest.calls, plan.object or STEER, shared)
         self._notes = self._notes or maps
         selector, targets = SELECTORS[plan.by], len(plan.targets)
         how = struct.pack("<IIQQ", selector, targets, plan.flags, plan.metadata)
-        maps["steering"].update(0, how).must("set the steering")
-        for at, cpu in enumerate(plan.targets):
+        if "steering" in maps:
+            maps["steering"].update(0, how).must("set the steering")
+        for at, cpu in enumerate(plan.targets if "targets" in maps else ()):
             maps["targets"].update(at, struct.pack("<I", cpu)).must("set a target")
         maps["cpus"].close()
-        self.programs.append(programs["steer"])
-        self._live.append(programs["live"])
+        self.programs.append(programs.get("steer") or next(iter(programs.values())))
+        if not plan.object:
+            self._live.append(programs["live"])
 
     def _ifindex(self, nic: int) -> int:
         return self.guest.ifindex[interface_name(nic)]
@@ -171,21 +173,35 @@ class Steering:
             GuestError: the kernel refuses it.
         """
         self.maps[map].set(cpu, qsize, prog)
+        self._take_down(cpu, qsize, prog, map, onward)
+
+    def start_set(
+        self,
+        cpu: int,
+        qsize: int,
+        prog: Program | None = None,
+        *,
+        map: int = 0,
+        onward: tuple[int, ...] = (),
+    ) -> Started:
+        """Start to make or replace an entry, as `set`; a held CPU lets it end when it is released.
+
+        (cpu_map_update_elem waits for the new kthread's first run: 6.5, 6.1.45.)
+        """
+        aside = Syscalls(self.guest.calls.link, task=ASIDE)
+        self._take_down(cpu, qsize, prog, map, onward)
+        cpumap = self.maps[map]
+        return cpumap.start_update(cpu, cpumap.value(qsize, prog), calls=aside)
+
+    def _take_down(
+        self, cpu: int, qsize: int, prog: Program | None, map: int, onward: tuple[int, ...]
+    ) -> None:
+        """Remember an entry that there is from here on, for the books and for the end."""
         if qsize:
             self._entries[map].append(Entry(cpu, prog.id if prog else 0, onward))
             self.rings[self._map_ids[map], cpu] = qsize
         if prog:
             self._entry_programs[prog.fd] = prog
-
-    def start_set(self, cpu: int, qsize: int) -> Started:
-        """Start to make or replace an entry; a held CPU lets it end only when it is released.
-
-        (cpu_map_update_elem waits for the new kthread's first run: 6.5, 6.1.45.)
-        """
-        aside = Syscalls(self.guest.calls.link, task=ASIDE)
-        self._entries[0].append(Entry(cpu))
-        self.rings[self._map_ids[0], cpu] = qsize
-        return self.cpumap.start_update(cpu, self.cpumap.value(qsize), calls=aside)
 
     def has_ended(self, started: Started) -> bool:
         """Tell whether `start_set` has been answered."""
@@ -347,7 +363,7 @@ class Steering:
         entries = self._entries
         return Circumstances(
             kernel=self.guest.machine.recipe.kernel.numbers,
-            mode=Mode(self.plan.mode),
+            mode=Mode(self.plan.mode_of_all),
             cpumaps=tuple(
                 Cpumap(map_id, tuple(of)) for map_id, of in zip(self._map_ids, entries, strict=True)
             ),
@@ -467,13 +483,25 @@ class Steering:
 
     def arrivals(self) -> list[Hop]:
         """Return the notes at tc ingress of the frames sent so far, by frame number."""
-        table = HopTable(self._arrive["hops"].read_first(self.sent))
+        return self._hops(self._arrive)
+
+    def sightings(self) -> list[Hop]:
+        """Return the notes of the XDP programs of the frames sent so far, by frame number."""
+        return self._hops(self._notes)
+
+    def _hops(self, maps: dict[str, Map]) -> list[Hop]:
+        table = HopTable(maps["hops"].read_first(self.sent))
         return [table[frame] for frame in range(len(table))]
 
     def metadata(self) -> list[int | None]:
         """Return the number that each frame's metadata told at tc ingress, None without any."""
         told = self._arrive["metadata"].read_first(self.sent)
         return [number - 1 if number else None for (number,) in struct.iter_unpack("<I", told)]
+
+    @property
+    def flows(self) -> list[int]:
+        """The flow of each frame sent so far."""
+        return list(self._flows)
 
     def receive(self, frames: int, *, nic: int) -> list[bytes]:
         """Return the next frames that the guest sends out by a NIC; fewer if they do not come."""

@@ -24,6 +24,7 @@ struct headers {
 	struct tag tag;
 	__u32 hash; /* of addresses and ports: the same for all frames of a flow */
 	__u16 port; /* destination, host order */
+	__u16 vlan; /* id in the outer tag; 0 without one */
 };
 
 static __always_inline int find_tag(void *data, void *end, struct headers *out)
@@ -35,12 +36,15 @@ static __always_inline int find_tag(void *data, void *end, struct headers *out)
 	if (at > end)
 		return -1;
 	__be16 proto = eth->h_proto;
+	out->vlan = 0;
 	for (int i = 0; i < 2; i++) {
 		struct vlan *vlan = at;
 		if (proto != bpf_htons(ETH_P_8021Q) && proto != bpf_htons(ETH_P_8021AD))
 			break;
 		if ((void *)(vlan + 1) > end)
 			return -1;
+		if (!i)
+			out->vlan = bpf_ntohs(vlan->tci) & 0xfff;
 		proto = vlan->proto;
 		at = vlan + 1;
 	}
@@ -68,9 +72,9 @@ static __always_inline int find_tag(void *data, void *end, struct headers *out)
 	out->hash = (out->hash ^ ((__u32)udp->source << 16 | udp->dest)) * 0x9e3779b1;
 	if (l4 == IPPROTO_TCP) {
 		struct tcphdr *tcp = at;
-		if ((void *)(tcp + 1) > end || tcp->doff != 5)
+		if ((void *)(tcp + 1) > end || tcp->doff < 5)
 			return -1;
-		at = tcp + 1;
+		at += tcp->doff * 4; /* captures have TCP options */
 	} else if (l4 == IPPROTO_UDP) {
 		at = udp + 1;
 	} else {

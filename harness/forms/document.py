@@ -39,12 +39,14 @@ class Fault(NamedTuple):
         column: where, from 1.
         path: the key path, like `entries[2].qsize`; "" for the whole file.
         what: what is wrong and what would be right.
+        file: another file than the one that was asked for, if it is there.
     """
 
     line: int
     column: int
     path: str
     what: str
+    file: str = ""
 
     def __str__(self) -> str:
         return f"{self.line}:{self.column}: {self.path + ': ' if self.path else ''}{self.what}"

@@ -195,8 +195,8 @@ def _describe(kind: Any) -> str:
         return f"{', '.join(words)} or {last}"
     if kind is bool:
         return "true or false"
-    if kind is int:
-        return f"a whole number from {low} to {high}"
+    if kind in (int, float):
+        return f"a {'whole ' if kind is int else ''}number from {low} to {high}"
     if kind is str:
         size = f" of {least} to {most} characters" if most else ""
         return f"text on one line{size}" if size else "text"

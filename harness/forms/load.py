@@ -13,7 +13,7 @@ from harness.forms.document import Document, Fault
 from harness.forms.explain import explain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 T = TypeVar("T")
@@ -62,7 +62,17 @@ class Form(Generic[T]):
             UserError: with one line for each thing that is wrong, `file:line:column: key: what`,
                 in the order of the file.
         """
-        document = self._parse(path)
+        document = self.parse(path)
+        return self.take(path, document, defaults, overrides), document
+
+    def take(
+        self,
+        path: Path,
+        document: Document,
+        defaults: Mapping[str, object] | None = None,
+        overrides: Mapping[str, object] | None = None,
+    ) -> T:
+        """Return what is in a document that was parsed; as `load`."""
         data: Any = document.data
         if isinstance(data, dict):
             data = dict(defaults or {}) | data | dict(overrides or {})
@@ -72,25 +82,26 @@ class Form(Generic[T]):
             errors = error.errors(include_url=False)
             more = self._find_conflicts(data, errors) if isinstance(data, dict) else []
             faults = explain(self.root, document, [*errors, *more])
-            raise self._refusal(path, [*document.faults, *faults]) from None
+            raise self.refuse(path, [*document.faults, *faults]) from None
         if document.faults:
-            raise self._refusal(path, document.faults)
-        return value, document
+            raise self.refuse(path, document.faults)
+        return value
 
-    def _parse(self, path: Path) -> Document:
+    def parse(self, path: Path) -> Document:
+        """Read a file as YAML of this form's outermost shape; as `load`."""
         text = self._read(path)
         try:
             document = Document(text)
         except yaml.YAMLError as error:
-            raise self._refusal(path, [_syntax_fault(error)]) from None
+            raise self.refuse(path, [_syntax_fault(error)]) from None
         except RecursionError:
             fault = Fault(1, 1, "", f"nested too deeply to be a {self.noun}")
-            raise self._refusal(path, [fault]) from None
+            raise self.refuse(path, [fault]) from None
         if document.data is None:
-            raise self._refusal(path, [Fault(1, 1, "", f"the file is empty: {self.shape}")])
+            raise self.refuse(path, [Fault(1, 1, "", f"the file is empty: {self.shape}")])
         if not isinstance(document.data, tuple if self.listed else dict):
             found = document.blame((), f"found {document.describe(())}; {self.shape}")
-            raise self._refusal(path, [*document.faults, found])
+            raise self.refuse(path, [*document.faults, found])
         return document
 
     def _read(self, path: Path) -> str:
@@ -106,18 +117,18 @@ class Form(Generic[T]):
             raise self.error(f"cannot read the {self.noun} {path}: {why}") from None
         if len(content) > MAX_BYTES:
             fault = Fault(1, 1, "", f"more than {MAX_BYTES >> 10} KiB: no {self.noun}")
-            raise self._refusal(path, [fault])
+            raise self.refuse(path, [fault])
         try:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             before = content[: error.start]
             line, column = _place(before.decode("utf-8", "replace"))
             what = f"the byte 0x{content[error.start]:02x} is no UTF-8: is this a text file?"
-            raise self._refusal(path, [Fault(line, column, "", what)]) from None
+            raise self.refuse(path, [Fault(line, column, "", what)]) from None
         odd = yaml.reader.Reader.NON_PRINTABLE.search(text)
         if odd:
             what = f"the character U+{ord(odd[0]):04X} has no place in YAML: is this a text file?"
-            raise self._refusal(path, [Fault(*_place(text[: odd.start()]), "", what)])
+            raise self.refuse(path, [Fault(*_place(text[: odd.start()]), "", what)])
         return text
 
     def _validate(self, data: Any) -> Any:
@@ -140,8 +151,10 @@ class Form(Generic[T]):
             return found
         return []
 
-    def _refusal(self, path: Path, faults: list[Fault]) -> UserError:
-        return self.error("\n".join(f"{path}:{fault}" for fault in sorted(set(faults))))
+    def refuse(self, path: Path, faults: Iterable[Fault]) -> UserError:
+        """Return the error that tells the faults of a file, and of files that it is made of."""
+        ordered = sorted(set(faults), key=lambda fault: (fault.file, fault))
+        return self.error("\n".join(f"{fault.file or path}:{fault}" for fault in ordered))
 
 
 def _place(before: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""`cpumap-lab run` and `cpumap-lab check`: scenarios from the command line."""
+"""`cpumap-lab run`, `check`, `rerun` and `schema`: scenarios from the command line."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from harness.machine.topology import MAX_CPUS
 from harness.phases import Phases
 from harness.report.junit import write_junit
 from harness.report.ktap import write_ktap
-from harness.scenario.load import load_scenario
-from harness.scenario.schema import MAX_APPEND
+from harness.scenario.again import differences, read_run
+from harness.scenario.json_schema import make_json_schema
+from harness.scenario.load import is_scenario, load_scenarios
+from harness.scenario.parts import MAX_APPEND
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -80,15 +82,15 @@ def run(
     junit: TextIO | None,
     ktap: TextIO | None,
 ) -> None:
-    """Run scenarios and judge them.
+    """Run scenarios and judge them. A directory stands for all scenarios in it.
 
     \b
     Examples:
       cpumap-lab run configs/quickstart.yaml
-      cpumap-lab run configs/*.yaml --kernel debian:6.1 --kernel debian:7.3-rt
+      cpumap-lab run configs --kernel debian:6.1 --kernel debian:7.3-rt
       cpumap-lab run mine.yaml --kernel path:~/linux/arch/x86/boot/bzImage
       cpumap-lab run mine.yaml --append slub_debug=FZPU --json | jq '.[].verdict'
-      cpumap-lab run configs/*.yaml --junit junit.xml --ktap results.ktap
+      cpumap-lab run configs --junit junit.xml --ktap results.ktap
 
     \b
     Exit status:
@@ -102,7 +104,7 @@ def run(
         overrides: dict[str, object] = {"cpus": cpus} if cpus else {}
         if kernels:
             overrides["kernel"] = kernels
-        scenarios = [_append(each, append) for each in load_all(files, overrides)]
+        scenarios = [append_to(each, append) for _, each in load_all(files, overrides)]
         _run_all(scenarios, outcomes, snapshots=not no_snapshot, quiet=as_json)
     finally:  # a report of what was run, even if the rest was not
         records = [each.record for each in outcomes]
@@ -127,9 +129,9 @@ def check(files: tuple[Path, ...]) -> None:
 
     \b
     Example:
-      cpumap-lab check configs/*.yaml
+      cpumap-lab check configs
     """  # noqa: D301
-    for path, scenario in zip(files, load_all(files, {}), strict=True):
+    for path, scenario in load_all(files, {}):
         entries, flows = len(scenario.entries), len(scenario.traffic)
         click.echo(
             f"{path}: ok: {scenario.name}: {_count(scenario.frames, 'frame')} in "
@@ -138,16 +140,46 @@ def check(files: tuple[Path, ...]) -> None:
         )
 
 
-def load_all(files: Iterable[Path], overrides: Mapping[str, object]) -> list[Scenario]:
-    """Load scenarios.
+@click.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of scenarios, for editors that complete and check keys.
+
+    \b
+    Example:
+      cpumap-lab schema > configs/scenario.schema.json
+    """  # noqa: D301
+    click.echo(json.dumps(make_json_schema(), indent=1))
+
+
+@click.command("rerun")
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+def rerun(run: Path) -> None:
+    """Repeat a run, and say what has changed since.
+
+    RUN is a directory of results, or the run.json in it. Exit status as of `run`.
+
+    \b
+    Example:
+      cpumap-lab rerun ~/.cache/cpumap-lab/results/20260301T101500Z-quickstart-...
+    """  # noqa: D301
+    before = read_run(run)
+    outcomes: list[Outcome] = []
+    _run_all([before.scenario], outcomes, snapshots=True, quiet=False)
+    for line in differences(before, outcomes[0]):
+        click.echo(line)
+    click.get_current_context().exit(worst_status([outcomes[0].record.verdict]))
+
+
+def load_all(files: Iterable[Path], overrides: Mapping[str, object]) -> list[tuple[Path, Scenario]]:
+    """Load scenarios, each with its file.
 
     Raises:
         ScenarioError: with the faults of all files.
     """
     scenarios, errors = [], []
-    for path in files:
+    for path in expand_directories(files):
         try:
-            scenarios.append(load_scenario(path, overrides))
+            scenarios += [(path, scenario) for scenario in load_scenarios(path, overrides)]
         except ScenarioError as error:
             errors.append(error)
     if len(errors) == 1:
@@ -155,6 +187,24 @@ def load_all(files: Iterable[Path], overrides: Mapping[str, object]) -> list[Sce
     if errors:
         raise ScenarioError("\n".join(str(error) for error in errors))
     return scenarios
+
+
+def expand_directories(files: Iterable[Path]) -> list[Path]:
+    """Return the files, and for each directory the scenarios in it and below.
+
+    Raises:
+        ScenarioError: a directory has none.
+    """
+    found: list[Path] = []
+    for path in files:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = [each for each in sorted(path.rglob("*.yaml")) if is_scenario(each)]
+        if not inside:
+            raise ScenarioError(f"there is no scenario in the directory {path}")
+        found += inside
+    return found
 
 
 def worst_status(verdicts: Iterable[Verdict]) -> int:
@@ -169,7 +219,8 @@ def summarize(verdicts: Sequence[Verdict]) -> str:
     return f"{_count(len(verdicts), 'run')}: {', '.join(counts)}"
 
 
-def _append(scenario: Scenario, append: str) -> Scenario:
+def append_to(scenario: Scenario, append: str) -> Scenario:
+    """Return a scenario with more on its kernel command line."""
     return scenario.model_copy(update={"append": f"{scenario.append} {append}".strip()})
 
 
@@ -195,8 +246,9 @@ def _run_all(
             outcome = run_scenario(lab, scenario, spec, watch)
             phases.end()
             outcomes.append(outcome)
-            if outcome.not_kept:
-                click.echo(f"note: {outcome.not_kept}", err=True)
+            for note in (outcome.not_kept, *outcome.notes):
+                if note:
+                    click.echo(f"note: {note}", err=True)
             if not quiet:
                 if number:
                     click.echo()

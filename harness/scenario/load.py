@@ -1,20 +1,30 @@
-"""From a YAML file to a scenario, and back."""
+"""From a YAML file to its scenarios, and back."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
+from pydantic import ValidationError
 
 from harness.errors import ScenarioError
+from harness.forms.document import Fault
+from harness.forms.explain import explain
 from harness.forms.load import Form
+from harness.scenario.layers import Layers
+from harness.scenario.matrix import MAX_RUNS, axes_of, expand_data
 from harness.scenario.schema import STAND_INS, Scenario
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from harness.forms.document import Document
+
 NAME_CHARACTERS = 80
+MARKS = frozenset({"extends", "entries", "traffic"})
+"""Any of these at the top level makes a YAML file a scenario."""
 SCENARIO: Form[Scenario] = Form(
     Scenario,
     "scenario",
@@ -24,17 +34,64 @@ SCENARIO: Form[Scenario] = Form(
 )
 
 
-def load_scenario(path: Path, overrides: Mapping[str, object] | None = None) -> Scenario:
-    """Read a scenario from a file.
+def load_scenarios(path: Path, overrides: Mapping[str, object] | None = None) -> list[Scenario]:
+    """Read a scenario from a file, once for each combination of its matrix.
 
     Args:
         path: a YAML file. A scenario without a name is called after it.
-        overrides: values for top-level keys, over those of the file.
+        overrides: values for top-level keys, over those of the file and of its matrix.
 
     Raises:
         ScenarioError: see `harness.forms.load.Form.load`.
     """
-    return SCENARIO.load(path, {"name": _name_of(path)}, overrides)[0]
+    overrides = overrides or {}
+    layers = Layers(path, SCENARIO.parse)
+    document = cast("Document", layers)
+    defaults = {"name": _name_of(path)}
+    whole = SCENARIO.take(path, document, defaults, overrides)
+    if whole.matrix is None:
+        return [whole]
+    axes = axes_of(whole.matrix, without=frozenset(overrides))
+    runs = math.prod(map(len, axes.values()))
+    if runs > MAX_RUNS:
+        raise SCENARIO.refuse(path, [layers.blame(("matrix",), f"{runs} runs; {MAX_RUNS} at most")])
+    data = defaults | layers.data | dict(overrides)
+    del data["matrix"]
+    scenarios, faults = [], list[Fault]()
+    for suffix, each in expand_data(data, axes):
+        try:
+            scenario = Scenario.model_validate({**each, "name": f"{data['name']}{suffix}"[-200:]})
+            scenarios.append(scenario)
+        except ValidationError as error:
+            told = explain(Scenario, document, error.errors(include_url=False))
+            faults += [fault._replace(what=f"{suffix}: {fault.what}") for fault in told]
+    if faults:
+        raise SCENARIO.refuse(path, faults)
+    return scenarios
+
+
+def load_scenario(path: Path, overrides: Mapping[str, object] | None = None) -> Scenario:
+    """Read a scenario that has no matrix; as `load_scenarios`."""
+    scenario, *more = load_scenarios(path, overrides)
+    if more:
+        raise ScenarioError(f"{path} is {len(more) + 1} scenarios: it has a matrix")
+    return scenario
+
+
+def is_scenario(path: Path) -> bool:
+    """Tell whether a YAML file is a scenario by its top-level keys; what is no YAML may be one."""
+    try:
+        data: Any = SCENARIO.parse(path).data
+    except ScenarioError:
+        return not _is_list(path)
+    return not MARKS.isdisjoint(data)
+
+
+def _is_list(path: Path) -> bool:
+    try:
+        return isinstance(yaml.compose(path.read_text()), yaml.SequenceNode)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return False
 
 
 def dump_scenario(scenario: Scenario) -> str:

@@ -18,6 +18,8 @@ from harness.paths import cache_dir
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+FORMAT = 1
+"""Of run.json; a newer one is refused."""
 KEEP = 200
 KEEP_DAYS = 30
 KEEP_BYTES = 4 << 30

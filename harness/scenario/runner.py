@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pexpect
 
@@ -13,8 +14,6 @@ from harness.errors import AgentLost, BootFailed, CacheError, LabError
 from harness.judge import Judgement, judge, judge_error
 from harness.machine.splats import Splat, find_splats
 from harness.machine.topology import Topology
-from harness.model.gates import STACK_KNOWS_CPUMAP_GENERIC
-from harness.plan import Plan
 from harness.remains import freeze_guest, frozen_room, tell
 from harness.report.files import make_files
 from harness.report.record import (
@@ -24,10 +23,12 @@ from harness.report.record import (
     record_cpus,
     record_ledger,
 )
-from harness.scenario.expect import find_failures
+from harness.scenario.expect import Sight, find_failures
 from harness.scenario.load import dump_scenario
-from harness.scenario.results import keep_results, name_results
-from harness.steering import Steering
+from harness.scenario.play import Play
+from harness.scenario.results import FORMAT, keep_results, name_results
+from harness.scenario.schema import NEEDS
+from harness.trace.latency import measure_waits
 from harness.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -38,12 +39,9 @@ if TYPE_CHECKING:
     from harness.kernels import KernelImage
     from harness.lab import Lab
     from harness.scenario.schema import Scenario
+    from harness.steering import Steering
     from harness.trace.books import Books
 
-MISS_FLAGS = {"aborted": 0, "drop": 1, "pass": 2, "tx": 3}
-"""`enum xdp_action` in the low bits of bpf_redirect_map's flags."""
-DRAIN_FRAMES = 8192
-"""The guest's trace buffers are read so often while frames go in, for they would overrun."""
 LAST_WORDS_S = 5.0
 GONE_S = 30.0
 POLL_S = 0.01
@@ -71,12 +69,16 @@ class Outcome:
         imbalances: what does not balance in its books.
         socket: frames that its socket received, by CPU; None without one.
         not_kept: why its results could not be kept; "" when they were.
+        notes: what else the reader has to know.
+        recipe: what the run was made from, as run.json has it.
     """
 
     record: RunRecord
     imbalances: tuple[str, ...] = ()
     socket: Mapping[int, int] | None = None
     not_kept: str = ""
+    notes: tuple[str, ...] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -92,6 +94,10 @@ class _Found:
     console: str = ""
     dmesg: str = ""
     frozen: dict[str, Path] = field(default_factory=dict)
+    initramfs: str | None = None
+    argv: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+    waits: dict[int, Any] = field(default_factory=dict)
 
     @property
     def splats(self) -> list[Splat]:
@@ -140,12 +146,13 @@ def _run(lab: Lab, scenario: Scenario, spec: str, found: _Found, watch: Watch) -
         record = _keep(record, scenario, found)
     except CacheError as error:  # a full disk takes no verdict away
         not_kept = str(error)
-    books = found.books
+    books, more = found.books, {"notes": tuple(found.notes), "recipe": _record_recipe(found)}
     if books is None:
-        return Outcome(record, not_kept=not_kept)
+        return Outcome(record, not_kept=not_kept, **more)  # type: ignore[arg-type]
     socket = {row.cpu: row.socket for row in books.per_cpu if row.socket is not None}
     imbalances = tuple(str(imbalance) for imbalance in books.imbalances)
-    return Outcome(record, imbalances, None if books.socket is None else socket, not_kept)
+    socket_counts = None if books.socket is None else socket
+    return Outcome(record, imbalances, socket_counts, not_kept, **more)  # type: ignore[arg-type]
 
 
 def _carry_through(
@@ -153,14 +160,17 @@ def _carry_through(
 ) -> Judgement:
     watch.say(f"looking for {spec}")
     found.kernel = lab.kernel(spec)
-    gate = STACK_KNOWS_CPUMAP_GENERIC
-    if scenario.steer.mode == "generic" and not gate.holds(found.kernel.numbers):
-        why = f"{gate.what}: since {'.'.join(map(str, gate.since))} ({gate.source})"
-        return Judgement(Verdict.SKIP, (f"{found.kernel.release}: {why}",))
+    for need in {*scenario.needs, *scenario.modes} & NEEDS.keys():
+        gate = NEEDS[need]
+        if not gate.holds(found.kernel.numbers):
+            why = f"{gate.what}: since {'.'.join(map(str, gate.since))} ({gate.source})"
+            return Judgement(Verdict.SKIP, (f"{found.kernel.release}: {why}",))
     watch.say("looking for QEMU and its accelerator")
     version = ".".join(map(str, lab.qemu.version))
     found.qemu = QemuRecord(version, lab.accel.name, lab.threads)
-    topology = Topology(scenario.cpus, scenario.memory_mib, append=scenario.append)
+    topology = Topology(
+        scenario.cpus, scenario.memory_mib, nics=len(scenario.nics), append=scenario.append
+    )
     watch.say(f"booting {found.kernel.release}")
     try:
         guest = lab.open(spec, topology)
@@ -169,6 +179,8 @@ def _carry_through(
         raise
     found.guest = guest
     with guest:
+        found.initramfs = guest.machine.recipe.initramfs.digest
+        found.argv = tuple(guest.machine.argv)
         try:
             failures = _steer(guest, scenario, found, watch)
             found.dmesg, found.console = guest.dmesg(), guest.machine.console.text()
@@ -184,44 +196,38 @@ def _carry_through(
 
 def _steer(guest: Guest, scenario: Scenario, found: _Found, watch: Watch) -> list[str]:
     """Do what the scenario says and return what it expected and did not get."""
-    plan = Plan(
-        scenario.targets,
-        {entry.cpu: entry.qsize for entry in scenario.entries},
-        by=scenario.steer.by,
-        mode=scenario.steer.mode,
-        flags=MISS_FLAGS[scenario.steer.miss],
-        frames=scenario.frames,
-        socket=scenario.socket,
-    )
-    found.steering = steering = Steering(guest, plan)
-    flows = [steering.flow(**flow.model_dump(exclude_none=True)) for flow in scenario.traffic]
-
-    def advance(sent: int) -> None:
-        watch.advance(sent, scenario.frames)
-        if sent % DRAIN_FRAMES == 0:
-            guest.tracer.drain()
-
+    play = Play(guest, scenario)
+    found.steering = play.steering
     watch.say(f"sending {scenario.frames} frames")
-    steering.send(flows, rate=scenario.rate, progress=advance)
+    play.run(lambda sent: watch.advance(sent, scenario.frames))
     watch.say("closing the books")
+    steering = play.steering
     found.books = steering.close()
-    failures = find_failures(scenario.expect, found.books)
+    found.notes += play.notes
+    found.waits = measure_waits(guest.tracer.trace().records, steering.circumstances)
+    kthreads = _wait_kthreads(guest, scenario.expect.kthreads)
+    sight = Sight(steering.sightings(), steering.arrivals(), steering.flows, len(kthreads))
+    failures = [*play.failures, *find_failures(scenario.expect, found.books, sight)]
     watch.say("waiting for the kthreads to end")
     steering.dismantle()
-    if left := _wait_gone(guest):
+    if not play.rewrites and (damaged := steering.damaged()):
+        failures.append(f"{len(damaged)} payloads were damaged: {damaged[:16]}")
+    if left := _wait_kthreads(guest, 0):
         failures.append(f"kthreads that outlive their map: {', '.join(left)}")
     return failures
 
 
-def _wait_gone(guest: Guest) -> list[str]:
-    """Wait until no cpumap kthread is left, and return those that are at the deadline.
+def _wait_kthreads(guest: Guest, wanted: int | None) -> list[str]:
+    """Wait until there are so many cpumap kthreads, and return those that are at the deadline.
 
     They end on their own time: an RCU grace period, a workqueue, the ring run empty.
     """
     deadline = time.monotonic() + GONE_S * guest.machine.recipe.accel.pace
-    while (left := guest.threads("cpumap/")) and time.monotonic() < deadline:
+    while True:
+        there = guest.threads("cpumap/")
+        if wanted in (None, len(there)) or time.monotonic() >= deadline:
+            return sorted(there.values())
         time.sleep(POLL_S)
-    return sorted(left.values())
 
 
 def _hear_last_words(guest: Guest, error: LabError, found: _Found) -> None:
@@ -251,11 +257,36 @@ def _keep(record: RunRecord, scenario: Scenario, found: _Found) -> RunRecord:
         found.books,
         console=found.console,
         dmesg=found.dmesg,
-        repeat=f"cpumap-lab run {directory / 'scenario.yaml'}",
+        repeat=f"cpumap-lab rerun {directory}",
     )
-    files = make_files(story) | {"scenario.yaml": dump_scenario(scenario)}
+    again = {
+        **record.to_json(),
+        "format": FORMAT,
+        "recipe": _record_recipe(found),
+        "scenario": scenario.model_dump(exclude_none=True),
+        "notes": found.notes,
+        "wait_us": {cpu: asdict(waits) for cpu, waits in found.waits.items()},
+    }
+    files = make_files(story) | {
+        "run.json": json.dumps(again, indent=1),
+        "scenario.yaml": dump_scenario(scenario),
+    }
     keep_results(directory, files, found.frozen)
     return record
+
+
+def _record_recipe(found: _Found) -> dict[str, Any]:
+    """Return all that a run was made from, as far as it came."""
+    image = found.kernel
+    return {
+        "kernel": None
+        if image is None
+        else {"release": image.release, "version": image.version, "sha256": image.sha256},
+        "initramfs": found.initramfs,
+        "qemu": found.qemu.version,
+        "accelerator": found.qemu.accelerator,
+        "argv": list(found.argv),
+    }
 
 
 def _record_kernel(spec: str, image: KernelImage | None) -> KernelRecord:

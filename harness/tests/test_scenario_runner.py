@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pytest
 
@@ -18,11 +18,12 @@ from harness.errors import (
     KernelNotFound,
 )
 from harness.paths import cache_dir
-from harness.scenario import runner
+from harness.scenario import play, runner
 from harness.scenario.runner import run_scenario
 from harness.scenario.schema import Scenario
 from harness.tests.ledger_worlds import Plan, World
 from harness.trace.ledger import close_books
+from harness.traffic.frames import Flow
 from harness.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -59,13 +60,22 @@ class Guest:
     lost: bool = False
     opened: int = 0
     closed: int = 0
+    records: list[Any] = field(default_factory=list)
+    written: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         text = SimpleNamespace(text=lambda: self.console, expect=lambda *_, **__: 0)
         accel = SimpleNamespace(pace=0.001)
-        recipe = SimpleNamespace(accel=accel)
+        devices = [SimpleNamespace(mac="52:54:00:63:70:00")] * 8
+        recipe = SimpleNamespace(
+            accel=accel,
+            initramfs=SimpleNamespace(digest="cd" * 32),
+            topology=SimpleNamespace(devices=devices),
+        )
         self.machine = SimpleNamespace(console=text, recipe=recipe, argv=("qemu", "-smp", "4"))
-        self.tracer = SimpleNamespace(trace=lambda: SimpleNamespace(records=()))
+        self.tracer = SimpleNamespace(
+            drain=lambda: None, trace=lambda: SimpleNamespace(records=self.records)
+        )
         self.calls = SimpleNamespace(link=SimpleNamespace(call=lambda *_, **__: self.dmesg()))
 
     def __enter__(self) -> Self:
@@ -80,6 +90,9 @@ class Guest:
             raise AgentLost("the guest's agent did not answer")
         return self.said
 
+    def write(self, path: str, text: str) -> None:
+        self.written.append((path, text))
+
     def threads(self, prefix: str) -> dict[int, str]:
         return self.left.pop(0) if len(self.left) > 1 else self.left[0]
 
@@ -93,6 +106,8 @@ class Lab:
     no_kernel: Exception | None = None
     no_guest: Exception | None = None
     asked: Any = None
+    plan: Any = None
+    did: list[Any] = field(default_factory=list)
 
     qemu = SimpleNamespace(version=(10, 0, 2))
     accel = SimpleNamespace(name="tcg")
@@ -101,7 +116,9 @@ class Lab:
     def kernel(self, spec: str) -> Any:
         if self.no_kernel:
             raise self.no_kernel
-        return SimpleNamespace(release="7.3.4-x", sha256="ab" * 32, numbers=self.numbers)
+        return SimpleNamespace(
+            release="7.3.4-x", version="7.3.4-1", sha256="ab" * 32, numbers=self.numbers
+        )
 
     def open(self, spec: str, topology: Any) -> Guest:
         self.asked = topology
@@ -140,23 +157,34 @@ def steered(monkeypatch: pytest.MonkeyPatch, lab: Lab, books: object = None) -> 
     """Replace the steering by one that ends with these books, or raises them."""
 
     class Steering:
+        circumstances = SimpleNamespace(pinned=False)
+        flows: ClassVar[list[int]] = []
+
         def __init__(self, guest: object, plan: Any) -> None:
-            self.plan = plan
+            lab.plan = plan
+            self.sent = 0
             self.evidence, self.rings, self.frames = None, {(3, 2): 64}, [b"frame"]
 
-        def flow(self, **how: object) -> object:
-            return how
+        def __getattr__(self, name: str) -> Any:
+            return lambda *args, **how: lab.did.append((name, *args, how))
 
-        def send(self, flows: object, **_: object) -> None: ...
+        def flow(self, frames: int, *, nic: int, **how: Any) -> Flow:
+            return Flow(frames, "10.0.0.1", "10.0.0.2", "52:54:00:63:70:00", **how)
+
+        def inject(self, frames: Any) -> None:
+            self.sent += len(frames)
+
+        def sightings(self) -> list[Any]:
+            return []
+
+        arrivals = damaged = sightings
 
         def close(self) -> object:
             if isinstance(books, BaseException):
                 raise books
             return books or make_books()
 
-        def dismantle(self) -> None: ...
-
-    monkeypatch.setattr(runner, "Steering", Steering)
+    monkeypatch.setattr(play, "Steering", Steering)
     return lab
 
 
@@ -180,8 +208,19 @@ def test_a_pass_and_what_is_kept_of_it(lab: Lab, freezer: list[Guest]) -> None:
     assert kept == PASSED
     page = (record.artifacts / "report.html").read_text()
     assert "qemu -smp 4" in page
-    assert f"cpumap-lab run {record.artifacts}/scenario.yaml" in page
-    assert json.loads((record.artifacts / "run.json").read_text()) == record.to_json()
+    assert f"cpumap-lab rerun {record.artifacts}" in page
+    kept_run = json.loads((record.artifacts / "run.json").read_text())
+    assert {key: kept_run[key] for key in record.to_json()} == record.to_json()
+    assert kept_run["recipe"] == outcome.recipe
+    assert kept_run["recipe"]["kernel"] == {
+        "release": "7.3.4-x",
+        "version": "7.3.4-1",
+        "sha256": "ab" * 32,
+    }
+    assert (kept_run["recipe"]["initramfs"], kept_run["recipe"]["argv"]) == (
+        "cd" * 32,
+        ["qemu", "-smp", "4"],
+    )
     assert "kernel:\n- debian:7.3\n" in (record.artifacts / "scenario.yaml").read_text()
     assert json.loads((record.artifacts / "ledger.json").read_text())["balanced"]
 
@@ -207,7 +246,7 @@ def test_expectations(lab: Lab) -> None:
     ]
     assert (record.artifacts / "qemu.txt").read_text() == "qemu\n-smp\n4\n"
     repeat = (record.artifacts / "repeat.txt").read_text()
-    assert repeat == f"cpumap-lab run {record.artifacts}/scenario.yaml\n"
+    assert repeat == f"cpumap-lab rerun {record.artifacts}\n"
 
 
 def test_books_out_of_balance(monkeypatch: pytest.MonkeyPatch) -> None:

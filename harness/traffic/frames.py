@@ -11,7 +11,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from harness.errors import UserError
 
@@ -65,10 +65,36 @@ class Flow:
         if self.checksum not in CHECKSUMS or (self.protocol, self.checksum) == ("tcp", "none"):
             raise UserError(f"no {self.protocol} frame has the checksum {self.checksum!r}")
 
+    def mould(self, number: int) -> Mould:
+        """Return what makes its frames; `number` is its own."""
+        return _Mould(self, number)
+
     @property
     def headers(self) -> int:
         """Bytes in front of the payload."""
         return 14 + (0 if self.vlan is None else 4) + 20 + (8 if self.protocol == "udp" else 20)
+
+
+class Mould(Protocol):
+    """Makes the frames of a flow, one after the other."""
+
+    def cast(self, number: int) -> bytes:
+        """Return the next frame, with this running number."""
+
+
+class Source(Protocol):
+    """What frames are made of: a flow, or a capture."""
+
+    @property
+    def frames(self) -> int:
+        """How many."""
+
+    @property
+    def headers(self) -> int:
+        """Bytes in front of the payload."""
+
+    def mould(self, number: int) -> Mould:
+        """Return what makes its frames; `number` is its own."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +119,24 @@ class Frames:
     def __len__(self) -> int:
         return len(self.data)
 
+    def part(self, start: int, end: int) -> Frames:
+        """Return those from one place on and before another."""
+        return Frames(self.data[start:end], self.flows[start:end], self.headers)
 
-def build_frames(flows: Sequence[Flow], *, first: int = 0) -> Frames:
-    """Return the numbered frames of some flows, interleaved one by one.
+
+def build_frames(
+    flows: Sequence[Source], *, first: int = 0, order: Sequence[int] | None = None
+) -> Frames:
+    """Return the numbered frames of some flows.
 
     Args:
         flows: each with its number of frames.
         first: the running number to begin with.
+        order: the number of each frame's flow; they take turns one by one without it.
     """
-    order = list(_interleave([flow.frames for flow in flows]))
-    moulds = [_Mould(flow, number) for number, flow in enumerate(flows)]
+    if order is None:
+        order = list(_interleave([flow.frames for flow in flows]))
+    moulds = [flow.mould(number) for number, flow in enumerate(flows)]
     data = [moulds[flow].cast(number) for number, flow in enumerate(order, first)]
     return Frames(tuple(data), tuple(order), tuple(flow.headers for flow in flows))
 

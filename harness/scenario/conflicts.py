@@ -1,0 +1,256 @@
+"""What is right key by key in a scenario and wrong together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.forms.model import Conflict
+from harness.scenario.objects import find_fault
+from harness.scenario.words import MAX_FRAMES
+from harness.traffic import frames as wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.scenario.parts import Program, Step, Traffic
+    from harness.scenario.schema import Scenario
+
+ENTRY_KEYS = {"update": ("cpu", "qsize"), "replace": ("cpu", "qsize"), "delete": ("cpu",)}
+STEP_KEYS = {
+    **ENTRY_KEYS,
+    **dict.fromkeys(("hold", "release", "offline", "online"), ("cpu",)),
+    **dict.fromkeys(("detach", "close", "wait"), ()),
+}
+"""The keys that each action needs; updates may have a program, actions on entries a map."""
+PROGRAM_KINDS = ("verdicts", "to_cpu", "to_nic", "object")
+FLOW_KEYS = ("size", "protocol", "source_port", "destination_port", "vlan")
+
+Found = tuple[tuple[str | int, ...], str]
+
+
+def find_conflicts(scenario: Scenario) -> Iterator[Conflict]:
+    """Find what is right key by key and wrong together."""
+    checks = (
+        (_check_entries, {"entries", "cpus", "steer"}),
+        (_check_guest, {"nics", "offline", "cpus"}),
+        (_check_files, {"entries", "steer", "timeline", "traffic"}),
+        (_check_programs, {"entries", "timeline", "nics"}),
+        (_check_expectations, {"expect", "cpus", "socket"}),
+        (_check_traffic, {"traffic", "socket", "nics", "rate"}),
+        (_check_steps, {"timeline", "traffic", "entries"}),
+        (_check_holds, {"timeline", "entries", "cpus"}),
+        (_check_entry_steps, {"timeline", "entries"}),
+    )
+    for check, needs in checks:
+        for at, why in check(scenario):
+            yield Conflict(at, why, frozenset(needs))
+
+
+def _check_entries(scenario: Scenario) -> Iterator[Found]:
+    first: dict[tuple[int, int], int] = {}
+    for number, entry in enumerate(scenario.entries):
+        at, key = ("entries", number, "cpu"), (entry.map, entry.cpu)
+        if entry.cpu >= scenario.cpus:
+            yield at, _beyond(entry.cpu, scenario)
+        if key in first:
+            of_map = f" of map {entry.map}" if entry.map else ""
+            yield at, f"CPU {entry.cpu} has an entry{of_map} already, entries[{first[key]}]"
+        first.setdefault(key, number)
+    if not scenario.targets:
+        why = "an empty cpumap and no `steer.to`: there is nowhere to steer frames to"
+        yield ("entries",), why
+
+
+def _check_guest(scenario: Scenario) -> Iterator[Found]:
+    for number, nic in enumerate(scenario.nics):
+        if nic.receive_on is not None and nic.receive_on >= scenario.cpus:
+            yield ("nics", number, "receive_on"), _beyond(nic.receive_on, scenario)
+    for number, cpu in enumerate(scenario.offline):
+        if cpu >= scenario.cpus:
+            yield ("offline", number), _beyond(cpu, scenario)
+        elif cpu == 0:
+            yield ("offline", number), "CPU 0 cannot go offline"
+
+
+def _check_files(scenario: Scenario) -> Iterator[Found]:
+    if scenario.steer.object and (why := find_fault(Path(scenario.steer.object), steers=True)):
+        yield ("steer", "object"), why
+    for at, program in _programs(scenario):
+        if program.object:
+            path, onward = Path(program.object), bool(program.onward)
+            if why := find_fault(path, steers=False, redirects=onward):
+                yield (*at, "object"), why
+    for number, flow in enumerate(scenario.traffic):
+        if flow.pcap and not Path(flow.pcap).is_file():
+            yield ("traffic", number, "pcap"), f"there is no file {flow.pcap}"
+
+
+def _programs(scenario: Scenario) -> Iterator[tuple[tuple[str | int, ...], Program]]:
+    for top in ("entries", "timeline"):
+        for number, part in enumerate(getattr(scenario, top)):
+            if part.program:
+                yield (top, number, "program"), part.program
+
+
+def _check_programs(scenario: Scenario) -> Iterator[Found]:
+    for at, program in _programs(scenario):
+        kinds = [kind for kind in PROGRAM_KINDS if getattr(program, kind) is not None]
+        if len(kinds) != 1:
+            yield at, f"exactly one of {', '.join(PROGRAM_KINDS)} is needed"
+        if program.to_map is not None and program.to_cpu is None and not program.onward:
+            yield (*at, "to_map"), "it says which map `to_cpu` is of: name the CPU"
+        for key in ("onward", "resizes"):
+            if getattr(program, key) and program.object is None:
+                yield (*at, key), "it tells of the program in `object`: there is none"
+        if program.to_nic is not None and program.to_nic >= len(scenario.nics):
+            yield (*at, "to_nic"), _no_nic(program.to_nic, scenario)
+
+
+def _check_expectations(scenario: Scenario) -> Iterator[Found]:
+    expect = scenario.expect
+    for key in ("delivered", "dropped", "received", "shares"):
+        counts = getattr(expect, key)
+        for cpu in counts if isinstance(counts, dict) else ():
+            if cpu >= scenario.cpus:
+                yield ("expect", key, cpu), _beyond(cpu, scenario)
+    if expect.within and expect.shares is None:
+        yield ("expect", "within"), "it says how far `shares` may be off: there are none"
+    if expect.socket is not None and not scenario.socket:
+        yield ("expect", "socket"), "there is no socket: `socket: false`"
+
+
+def _check_traffic(scenario: Scenario) -> Iterator[Found]:
+    paced = [flow.rate is not None for flow in scenario.traffic]
+    for number, flow in enumerate(scenario.traffic):
+        at = ("traffic", number)
+        check = _check_capture if flow.pcap else _check_flow
+        for key, why in check(flow, socket=scenario.socket):
+            yield (*at, key), why
+        if flow.nic >= len(scenario.nics):
+            yield (*at, "nic"), _no_nic(flow.nic, scenario)
+        if flow.rate and scenario.rate:
+            yield (*at, "rate"), "either all flows together have a rate, or each its own"
+        elif flow.rate and not all(paced):
+            yield (*at, "rate"), "either all flows have a rate or none: others have none"
+    if scenario.frames > MAX_FRAMES:
+        yield ("traffic",), f"{scenario.frames} frames in all; at most {MAX_FRAMES} are possible"
+
+
+def _check_flow(flow: Traffic, *, socket: bool) -> Iterator[tuple[str, str]]:
+    own = {"protocol": flow.protocol, "vlan": flow.vlan, "size": wire.MAX_BYTES}
+    least = wire.Flow(1, "", "", "", **own).headers + wire.TAG.size  # type: ignore[arg-type]
+    if flow.size < least:
+        tagged = "" if flow.vlan is None else " with a VLAN tag"
+        yield "size", f"{flow.protocol} frames{tagged} take {least} bytes or more, not {flow.size}"
+    if not socket:
+        return
+    never = "never reach the UDP socket: set `socket: false` (they then end at tc ingress)"
+    if flow.protocol != "udp":
+        yield "protocol", f"{flow.protocol} frames {never}"
+    if flow.vlan is not None:
+        yield "vlan", f"frames with a VLAN tag {never}"
+    if flow.destination_port is not None:
+        yield "destination_port", f"the socket has a port of its own, and others {never}"
+
+
+def _check_capture(flow: Traffic, *, socket: bool) -> Iterator[tuple[str, str]]:
+    defaults = type(flow).model_fields
+    for key in FLOW_KEYS:
+        if getattr(flow, key) != defaults[key].default:
+            yield key, "the frames of a pcap file have their own"
+    if socket:
+        why = "they never reach the UDP socket: set `socket: false` (they then end at tc ingress)"
+        yield "pcap", f"the frames of a capture go where it says; {why}"
+
+
+def _check_steps(scenario: Scenario) -> Iterator[Found]:
+    last = 0
+    chained = any(p.to_cpu is not None or p.onward for _, p in _programs(scenario))
+    for number, step in enumerate(scenario.timeline):
+        at = ("timeline", number)
+        yield from _check_step_keys(at, step)
+        if chained and step.after == "offered":
+            why = "a frame that an entry hands on is offered more than once: say `after: rest`"
+            yield (*at, "after"), why
+        if step.seconds is not None:
+            for key in ("at", "after"):
+                if key in step.model_fields_set and getattr(step, key) not in (None, "sent"):
+                    yield (*at, key), "either `seconds` or this"
+            continue
+        position = scenario.frames if step.at is None else step.at
+        if position > scenario.frames:
+            why = f"there are {scenario.frames} frames in all"
+            yield (*at, "at"), why
+        elif position < last:
+            yield (*at, "at"), f"a step before comes after {last} frames: write them in order"
+        last = max(last, position)
+        if step.do in ("detach", "close"):
+            if position < scenario.frames or step.after == "sent":
+                why = (
+                    f"`{step.do}` comes after all frames and `after: offered` or `rest`: what no "
+                    "XDP program sees cannot be accounted for"
+                )
+                yield (*at, "do"), why
+            if step.do == "close" and number + 1 < len(scenario.timeline):
+                yield ("timeline", number + 1, "do"), "nothing can follow `close`"
+
+
+def _check_step_keys(at: tuple[str | int, ...], step: Step) -> Iterator[Found]:
+    needed = STEP_KEYS[step.do]
+    allowed = {*needed}
+    if step.do in ENTRY_KEYS:
+        allowed |= {"map"} if step.do == "delete" else {"map", "program"}
+    for key in ("cpu", "qsize", "program", "map"):
+        given = getattr(step, key) not in (None, 0) or (key == "cpu" and step.cpu == 0)
+        if key in needed and getattr(step, key) is None:
+            yield (*at, "do"), f"`{step.do}` needs the key `{key}`"
+        elif given and key not in allowed:
+            yield (*at, key), f"`{step.do}` has no use for it"
+
+
+def _check_holds(scenario: Scenario) -> Iterator[Found]:
+    held: dict[int, int] = {}
+    for number, step in enumerate(scenario.timeline):
+        at = ("timeline", number)
+        if step.after == "rest" and held:
+            cpu = next(iter(held))
+            yield (
+                (*at, "after"),
+                f"nothing comes to rest while CPU {cpu} is held: say `after: offered`",
+            )
+        if step.cpu is None:
+            continue
+        if step.do == "hold":
+            if step.cpu >= scenario.cpus:
+                yield (*at, "cpu"), _beyond(step.cpu, scenario)
+            elif scenario.cpus == 1:
+                yield (*at, "cpu"), "the guest needs another CPU to hold its only one"
+            elif step.cpu in held:
+                yield (*at, "cpu"), f"CPU {step.cpu} is held already, timeline[{held[step.cpu]}]"
+            held[step.cpu] = number
+        elif step.do == "release" and held.pop(step.cpu, None) is None:
+            yield (*at, "cpu"), f"CPU {step.cpu} is not held here"
+    for cpu, number in held.items():
+        yield ("timeline", number, "cpu"), f"no step releases CPU {cpu}"
+
+
+def _check_entry_steps(scenario: Scenario) -> Iterator[Found]:
+    there = {(entry.map, entry.cpu) for entry in scenario.entries}
+    for number, step in enumerate(scenario.timeline):
+        if step.do == "replace" and (step.map, step.cpu) not in there and step.cpu is not None:
+            why = f"CPU {step.cpu} has no entry to replace: say `update`"
+            yield ("timeline", number, "cpu"), why
+        if step.do in ENTRY_KEYS and step.cpu is not None and step.errno is None:
+            gone = step.do == "delete" or step.qsize == 0
+            (there.discard if gone else there.add)((step.map, step.cpu))
+
+
+def _beyond(cpu: int, scenario: Scenario) -> str:
+    last = scenario.cpus - 1
+    return f"there is no CPU {cpu}: the guest has {'CPU 0' if not last else f'CPUs 0 to {last}'}"
+
+
+def _no_nic(nic: int, scenario: Scenario) -> str:
+    last = len(scenario.nics) - 1
+    return f"there is no NIC {nic}: the guest has {'NIC 0' if not last else f'NICs 0 to {last}'}"

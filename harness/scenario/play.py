@@ -1,0 +1,277 @@
+"""Play a scenario on a guest: its maps and entries, its traffic, and its timeline meanwhile."""
+
+from __future__ import annotations
+
+import errno as errnos
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.agent.bpf import load_object
+from harness.entries import load_device, load_onward, load_verdicts
+from harness.errors import GuestError
+from harness.guest import interface_name
+from harness.hold import Hold
+from harness.plan import Plan
+from harness.scenario.conflicts import FLOW_KEYS
+from harness.scenario.sender import Sender
+from harness.steering import Steering
+from harness.trace.events import XdpAction
+from harness.traffic.frames import build_frames
+from harness.traffic.pcap import Capture, read_capture
+from harness.traffic.turns import Pace, take_turns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.agent.bpf import Program
+    from harness.agent.syscalls import Started
+    from harness.guest import Guest
+    from harness.scenario import parts
+    from harness.scenario.schema import Scenario
+    from harness.traffic.frames import Flow
+
+MISS_FLAGS = {"aborted": 0, "drop": 1, "pass": 2, "tx": 3}
+"""`enum xdp_action` in the low bits of bpf_redirect_map's flags."""
+DRAIN_FRAMES = 8192
+"""The guest's trace buffers are read so often while frames go in, for they would overrun."""
+POLL_S = 0.002
+OWN = "/own"
+"""Where a user's object files go in the guest."""
+
+
+class Play:
+    """A scenario under way.
+
+    Args:
+        guest: where.
+        scenario: expanded.
+
+    Attributes:
+        steering: the run.
+        failures: what actions answered and should not have.
+        notes: what else the reader has to know.
+        rewrites: a program changes frames, so that payloads need not be what they were.
+
+    Raises:
+        GuestError: the kernel refuses something that stands outside the timeline.
+    """
+
+    def __init__(self, guest: Guest, scenario: Scenario) -> None:
+        self._guest = guest
+        self._scenario = scenario
+        self._objects: dict[str, str] = {}
+        self._held: dict[int, Hold] = {}
+        self._started: list[tuple[int, int, Started]] = []
+        self.failures: list[str] = []
+        self.notes: list[str] = []
+        self.rewrites = False
+        for cpu in scenario.offline:
+            self._set_online(cpu, online=False)
+        self.steering = Steering(
+            guest,
+            Plan(
+                scenario.targets,
+                {},
+                by=scenario.steer.by,
+                modes=scenario.modes,
+                flags=MISS_FLAGS[scenario.steer.miss],
+                frames=scenario.frames,
+                socket=scenario.socket,
+                nics=tuple(range(len(scenario.nics))),
+                maps=scenario.maps,
+                gro=bool(scenario.gro),
+                object=self._upload(scenario.steer.object) if scenario.steer.object else "",
+            ),
+        )
+        if scenario.offline or any(step.do == "offline" for step in scenario.timeline):
+            self.steering.unpins()
+        for entry in scenario.entries:
+            prog, onward = self._load(entry.program, entry.map)
+            self.steering.set(entry.cpu, entry.qsize, prog, map=entry.map, onward=onward)
+        for number, nic in enumerate(scenario.nics):
+            if nic.receive_on is not None:
+                self.steering.receive_on(nic.receive_on, nic=number)
+
+    def run(self, advance: Callable[[int], None]) -> None:
+        """Send all frames, and act when it is time to.
+
+        Args:
+            advance: told now and then how many frames have gone.
+
+        Raises:
+            TrafficError: the guest stopped taking frames.
+            HoldBroken: a consumer that was to be held ran.
+        """
+        sources = [self._source(flow) for flow in self._scenario.traffic]
+        flows = zip(sources, self._scenario.traffic, strict=True)
+        paces = [Pace(source.frames, flow.rate, flow.burst) for source, flow in flows]
+        turns = take_turns(paces, rate=self._scenario.rate)
+        frames = build_frames(sources, order=turns.flows)
+        # what happens when, in order: first what is at rest, then what is done
+        moments = [(at, 0, _REST) for at in turns.rests]
+        moments += [(at, 1, _DRAIN) for at in range(DRAIN_FRAMES, len(frames), DRAIN_FRAMES)]
+        steps = list(enumerate(self._scenario.timeline))
+        for number, step in steps:
+            if step.seconds is None:
+                at = len(frames) if step.at is None else min(step.at, len(frames))
+                moments.append((at, 2, number))
+        moments.sort(key=lambda moment: moment[:2])
+        timed = sorted((s.seconds, number) for number, s in steps if s.seconds is not None)
+        stops = [at for at, _, _ in moments]
+        with Sender(self.steering.inject, frames, turns, stops) as sender:
+            while moments or timed or not sender.done:
+                sender.check()
+                if timed and sender.elapsed_s >= timed[0][0]:
+                    self._act(timed.pop(0)[1])
+                elif moments and sender.sent >= moments[0][0]:
+                    _, _, what = moments.pop(0)
+                    if self._flows_on(what):
+                        sender.let_on()
+                        self._meet(what)
+                    else:
+                        self._meet(what)
+                        sender.let_on()
+                else:
+                    time.sleep(POLL_S)
+                advance(sender.sent)
+            sender.check()
+
+    def _source(self, flow: parts.Traffic) -> Flow | Capture:
+        if flow.pcap:
+            mac = self._guest.machine.recipe.topology.devices[flow.nic].mac
+            raw = bytes.fromhex(mac.replace(":", ""))
+            capture = read_capture(Path(flow.pcap), most=flow.frames, mac=raw)
+            self.steering.resizes()  # VLAN tags are stripped
+            if capture.left_out:
+                self.notes.append(
+                    f"{flow.pcap}: {capture.left_out} of {capture.left_out + capture.frames} "
+                    "frames carry no number and were left out"
+                )
+            return capture
+        if flow.vlan is not None:
+            self.steering.resizes()
+        how = {key: value for key in FLOW_KEYS if (value := getattr(flow, key)) is not None}
+        return self.steering.flow(flow.frames, nic=flow.nic, **how)
+
+    def _flows_on(self, what: int) -> bool:
+        """Tell whether more frames go while this is done: those up to the next moment."""
+        if what < 0:
+            return False
+        step = self._scenario.timeline[what]
+        return step.after == "sent" and step.at != 0
+
+    def _meet(self, what: int) -> None:
+        if what == _DRAIN:
+            self._guest.tracer.drain()
+        elif what == _REST:
+            self.steering.wait_rest()
+        else:
+            after = self._scenario.timeline[what].after
+            if after == "offered":
+                self.steering.wait_offered()
+            elif after == "rest":
+                self.steering.wait_rest()
+            self._act(what)
+
+    def _act(self, number: int) -> None:
+        step = self._scenario.timeline[number]
+        cpu = step.cpu if step.cpu is not None else -1
+        answer = 0
+        try:
+            if step.do in ("update", "replace"):
+                self._update(number, step, cpu)
+                if self._started and self._started[-1][0] == number:
+                    return  # it is answered when its CPU is released
+            elif step.do == "delete":
+                self.steering.maps[step.map].remove(cpu)
+            elif step.do in ("offline", "online"):
+                self._set_online(cpu, online=step.do == "online")
+            elif step.do == "hold":
+                self._held[cpu] = Hold(self.steering, cpu).__enter__()
+            elif step.do == "release":
+                self._held.pop(cpu).__exit__(None)
+                self._collect(cpu)
+            elif step.do == "detach":
+                self.steering.detach()
+            elif step.do == "close":
+                self.steering.dismantle()
+        except GuestError as error:
+            answer = error.errno
+        self._compare(number, answer)
+
+    def _update(self, number: int, step: parts.Step, cpu: int) -> None:
+        prog, onward = self._load(step.program, step.map)
+        how = {"map": step.map, "onward": onward}
+        if cpu in self._held:
+            started = self.steering.start_set(cpu, step.qsize or 0, prog, **how)  # type: ignore[arg-type]
+            self._started.append((number, cpu, started))
+            return
+        try:
+            self.steering.set(cpu, step.qsize or 0, prog, **how)  # type: ignore[arg-type]
+        except GuestError:
+            if prog:
+                prog.close()
+            raise
+
+    def _collect(self, cpu: int) -> None:
+        """Take down what updates of a CPU's entry have answered that waited for its release."""
+        mine = [each for each in self._started if each[1] == cpu]
+        self._started = [each for each in self._started if each[1] != cpu]
+        for number, _, started in mine:
+            answer = 0
+            try:
+                self.steering.finish_set(started)
+            except GuestError as error:
+                answer = error.errno
+            self._compare(number, answer)
+
+    def _compare(self, number: int, answer: int) -> None:
+        step = self._scenario.timeline[number]
+        wanted = step.errno or "success"
+        found = errnos.errorcode.get(answer, f"errno {answer}") if answer else "success"
+        if found != wanted:
+            whom = "" if step.cpu is None else f" of CPU {step.cpu}"
+            self.failures.append(
+                f"timeline[{number}]: {step.do}{whom}: expected {wanted}, found {found}"
+            )
+
+    def _set_online(self, cpu: int, *, online: bool) -> None:
+        self._guest.write(f"/sys/devices/system/cpu/cpu{cpu}/online", str(int(online)))
+
+    def _load(
+        self, program: parts.Program | None, of_map: int
+    ) -> tuple[Program | None, tuple[int, ...]]:
+        """Load an entry's program: it, and the CPUs that it redirects to."""
+        if program is None:
+            return None, ()
+        if program.verdicts:
+            verdicts = [int(XdpAction[verdict.upper()]) for verdict in program.verdicts]
+            return load_verdicts(self._guest, verdicts), ()
+        onto = self.steering.maps[of_map if program.to_map is None else program.to_map]
+        if program.to_cpu is not None:
+            return load_onward(self._guest, onto, program.to_cpu), (program.to_cpu,)
+        if program.to_nic is not None:
+            ifindex = self._guest.ifindex[interface_name(program.to_nic)]
+            return load_device(self._guest, ifindex), ()
+        if program.resizes:
+            self.steering.resizes()
+            self.rewrites = True
+        path = self._upload(program.object or "")
+        shared = {"cpus": ("fd", onto.fd)} if program.onward else {}
+        maps, programs = load_object(self._guest.calls, path, shared)
+        for each in maps.values():
+            each.close()
+        (loaded,) = programs.values()
+        return loaded, program.onward
+
+    def _upload(self, path: str) -> str:
+        """Bring a user's object file into the guest and return its path there."""
+        if path not in self._objects:
+            there = f"{OWN}-{len(self._objects)}.bpf.o"
+            self._guest.calls.link.call("write", there, Path(path).read_bytes())
+            self._objects[path] = there
+        return self._objects[path]
+
+
+_REST, _DRAIN = -2, -1

@@ -1,0 +1,68 @@
+"""How long frames waited in rings, from the trace: a report, never a reason for a verdict."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.trace.events import CpumapEnqueue, CpumapKthread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from harness.trace.events import Record
+    from harness.trace.evidence import Circumstances
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The distribution of one CPU's waits, in µs.
+
+    A wait lasts from the event of the frame's enqueueing to that of the kthread that took it.
+
+    Attributes:
+        frames: how many waits there are.
+        p50, p90, p99: percentiles.
+        max: the longest.
+    """
+
+    frames: int
+    p50: float
+    p90: float
+    p99: float
+    max: float
+
+
+def measure_waits(records: Iterable[Record], known: Circumstances) -> dict[int, Waits]:
+    """Return the waits by CPU: rings are FIFOs, so the n-th frame in is the n-th out.
+
+    Where kthreads may leave their CPU nobody knows whose ring they emptied: then it is empty.
+    """
+    if not known.pinned:
+        return {}
+    queues: dict[tuple[int, int], deque[tuple[int, int]]] = defaultdict(deque)
+    waits: dict[int, list[int]] = defaultdict(list)
+    for record in sorted(records, key=lambda record: record.ts):
+        if isinstance(record, CpumapEnqueue):
+            if record.accepted:
+                queues[record.map_id, record.to_cpu].append((record.ts, record.accepted))
+        elif isinstance(record, CpumapKthread):
+            queue, left = queues[record.map_id, record.kthread_cpu], record.processed
+            while left and queue:
+                since, count = queue.popleft()
+                taken = min(left, count)
+                left -= taken
+                if count > taken:
+                    queue.appendleft((since, count - taken))
+                waits[record.kthread_cpu] += [record.ts - since] * taken
+    return {cpu: _describe(sorted(waits[cpu])) for cpu in sorted(waits)}
+
+
+def _describe(waits_ns: list[int]) -> Waits:
+    def percentile(share: float) -> float:
+        return waits_ns[min(int(len(waits_ns) * share), len(waits_ns) - 1)] / 1000
+
+    return Waits(
+        len(waits_ns), percentile(0.5), percentile(0.9), percentile(0.99), waits_ns[-1] / 1000
+    )

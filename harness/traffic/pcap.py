@@ -1,0 +1,185 @@
+"""Frames of a capture, made accountable: each gets the run's number into its payload.
+
+A frame that cannot carry a number cannot be followed, so it is left out and counted: what is no
+Ethernet/IPv4/IPv6/UDP/TCP, fragments, IP options and extension headers, payloads of less than 8
+bytes, frames that were cut short, and frames longer than a NIC takes. The others are padded to 60
+bytes, the destination address is made the NIC's, the first 8 bytes of the payload the tag
+(guest/frame.h), and the L4 checksum is mended; all else, VLAN tags and TCP options among it, stays.
+Times are not heeded.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UserError
+from harness.traffic.frames import MAX_BYTES, MIN_BYTES, TAG, TAG_MAGIC
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ETHERNET = 1
+"""LINKTYPE_ETHERNET."""
+VLANS = (0x8100, 0x88A8)
+IPV4, IPV6 = 0x0800, 0x86DD
+TCP, UDP = 6, 17
+LEAST_BYTES = 14 + 20 + 8 + TAG.size
+"""Of a frame with a number: Ethernet, IPv4, UDP."""
+CHECK_AT = {TCP: 16, UDP: 6}
+L4_BYTES = {TCP: 20, UDP: 8}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Where a frame has what.
+
+    Attributes:
+        ends: offset and length of what tells its flow: addresses and ports.
+        check: offset of the L4 checksum.
+        payload: offset of the payload.
+    """
+
+    ends: tuple[tuple[int, int], ...]
+    check: int
+    payload: int
+
+
+@dataclass(frozen=True)
+class Capture:
+    """The frames of a capture that can be numbered.
+
+    Attributes:
+        data: as captured.
+        shapes: of each.
+        left_out: how many could not be numbered, of those that were read.
+        mac: the NIC that they go to.
+    """
+
+    data: tuple[bytes, ...]
+    shapes: tuple[Shape, ...]
+    left_out: int
+    mac: bytes
+
+    headers = 0
+
+    @property
+    def frames(self) -> int:
+        """How many frames it has."""
+        return len(self.data)
+
+    def mould(self, _: int) -> Recast:
+        """Return what numbers its frames one after the other."""
+        return Recast(self)
+
+
+class Recast:
+    """Numbers the frames of a capture, one after the other."""
+
+    def __init__(self, capture: Capture) -> None:
+        self._mac = capture.mac
+        self._frames = zip(capture.data, capture.shapes, strict=True)
+
+    def cast(self, number: int) -> bytes:
+        """Return the next frame, with this running number."""
+        frame, shape = next(self._frames)
+        flow = zlib.crc32(b"".join(frame[at : at + size] for at, size in shape.ends)) & 0xFFFF
+        tag, at = TAG.pack(TAG_MAGIC, flow, number), shape.payload
+        data = bytearray(frame)
+        data[:6] = self._mac
+        data[at : at + TAG.size] = tag
+        (check,) = struct.unpack_from(">H", frame, shape.check)
+        if check:  # 0 is none, in UDP
+            total = (check ^ 0xFFFF) + _words(tag)
+            total += sum(word ^ 0xFFFF for word in struct.unpack_from(">4H", frame, at))
+            total = (total & 0xFFFF) + (total >> 16)
+            total = (total & 0xFFFF) + (total >> 16)
+            struct.pack_into(">H", data, shape.check, (total ^ 0xFFFF) or 0xFFFF)
+        return bytes(data)
+
+
+def read_capture(path: Path, *, most: int, mac: bytes) -> Capture:
+    """Read the first frames of a pcap or pcapng file that can be numbered.
+
+    Args:
+        path: the file; it is read no further than needed.
+        most: how many to take.
+        mac: the NIC that they go to.
+
+    Raises:
+        UserError: it is no capture of Ethernet frames, or has none that can be numbered.
+    """
+    data, shapes, left_out = list[bytes](), list[Shape](), 0
+    for frame, whole in _read(path):
+        shape = find_shape(frame) if whole else None
+        if shape is None:
+            left_out += 1
+            continue
+        data.append(frame.ljust(MIN_BYTES, b"\0"))
+        shapes.append(shape)
+        if len(data) == most:
+            break
+    if not data:
+        raise UserError(
+            f"none of the {left_out} frames in {path} can be numbered",
+            remedy="a frame needs IPv4 or IPv6, UDP or TCP, and 8 bytes of payload",
+        )
+    return Capture(tuple(data), tuple(shapes), left_out, mac)
+
+
+def find_shape(frame: bytes) -> Shape | None:
+    """Return where a frame has what, or None if it cannot be numbered (guest/bpf/tag.h)."""
+    if not LEAST_BYTES <= len(frame) <= MAX_BYTES:
+        return None
+    at, (proto,) = 14, struct.unpack_from(">H", frame, 12)
+    for _ in range(2):
+        if proto in VLANS:
+            (proto,) = struct.unpack_from(">H", frame, at + 2)
+            at += 4
+    if proto == IPV4:
+        fragment = struct.unpack_from(">H", frame, at + 6)[0] & 0x3FFF
+        if frame[at] != 0x45 or fragment:
+            return None
+        l4, end = frame[at + 9], at + struct.unpack_from(">H", frame, at + 2)[0]
+        addresses, at = (at + 12, 8), at + 20
+    elif proto == IPV6 and len(frame) >= at + 40 and frame[at] >> 4 == 6:
+        l4, end = frame[at + 6], at + 40 + struct.unpack_from(">H", frame, at + 4)[0]
+        addresses, at = (at + 8, 32), at + 40
+    else:
+        return None
+    if l4 not in CHECK_AT or at + L4_BYTES[l4] > len(frame):
+        return None
+    payload = at + (8 if l4 == UDP else (frame[at + 12] >> 4) * 4)
+    if payload < at + L4_BYTES[l4] or payload + TAG.size > min(end, len(frame)):
+        return None
+    return Shape((addresses, (at, 4)), at + CHECK_AT[l4], payload)
+
+
+def _read(path: Path) -> Iterator[tuple[bytes, bool]]:
+    """Yield each frame of a capture, and whether it is whole."""
+    # scapy takes half a second to import: only who reads captures pays for it
+    from scapy.error import Scapy_Exception  # noqa: PLC0415
+    from scapy.utils import RawPcapReader  # noqa: PLC0415
+
+    try:
+        with RawPcapReader(str(path)) as reader:
+            for frame, meta in reader:
+                if _link_type(reader, meta) != ETHERNET:
+                    raise UserError(f"{path} is a capture of something else than Ethernet")
+                length = getattr(meta, "wirelen", None) or len(frame)
+                yield frame, length == len(frame)
+    except (Scapy_Exception, EOFError, struct.error, OSError) as error:
+        raise UserError(f"{path} is no capture that can be read: {error}") from None
+
+
+def _link_type(reader: Any, meta: Any) -> int:
+    """Return LINKTYPE of a frame: pcapng has one per interface, pcap one for all."""
+    own = getattr(meta, "linktype", None)
+    return int(reader.linktype if own is None else own)
+
+
+def _words(data: bytes) -> int:
+    return sum(struct.unpack(f">{len(data) // 2}H", data))
