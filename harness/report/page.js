@@ -150,6 +150,7 @@ function drawFlow() {
 /* ---- the timeline ---- */
 
 const KINDS = ["xdp_cpumap_enqueue", "xdp_cpumap_kthread", "xdp_exception", "xdp_redirect_err", "xdp_redirect", "xdp_devmap_xmit", "other"];
+const ACTS = ["XDP_ABORTED", "XDP_DROP", "XDP_PASS", "XDP_TX", "XDP_REDIRECT"];
 const ENQUEUE = 0, KTHREAD = 1, TROUBLE = 3;
 
 function drawTime() {
@@ -230,6 +231,11 @@ function drawTime() {
     later();
   }
   function zoom(by, around = (view[0] + view[1]) / 2) {
+    // traffic comes in bursts: zooming in goes for the nearest event, not for the silence beside it
+    const n = bound(all, around), near_ = [n - 1, n].filter((m) => m >= 0 && m < count).map((m) => at[m]);
+    const nearest = near_.reduce((best, t) => Math.abs(t - around) < Math.abs(best - around) ? t : best, near_[0]);
+    const empty = bound(all, around - (around - view[0]) * by) === bound(all, around + (view[1] - around) * by);
+    if (by < 1 && (empty || Math.abs(nearest - around) < (view[1] - view[0]) / plot * 30)) around = nearest;
     look(around - (around - view[0]) * by, around + (view[1] - around) * by);
   }
 
@@ -241,7 +247,7 @@ function drawTime() {
     drawOverview(); drawAxis();
     const lanes = rows.filter((each) => each.lane !== undefined);
     const binned = lanes.map((lane) => fill(lane, bins));
-    const tallest = Math.max(1, ...binned.map((each) => each.tallest));
+    const most = Math.max(...binned.map((each) => each.tallest)), tallest = Math.max(1, most);
     for (const each of rows) if (each.head) {
       text(each.head, 2, each.y + 13, "--soft", "600 12px system-ui, sans-serif");
     }
@@ -249,8 +255,9 @@ function drawTime() {
     for (const each of rows) if (each.ring !== undefined) drawRing(each, bins);
     drawCursor();
     const first = bound(all, view[0]), behind = bound(all, view[1]);
-    $("range").textContent = `${span(Math.max(view[0], 0), end)} to ${span(Math.min(view[1], end), end)} \u00b7 `
-      + `${number(behind - first)} of ${number(count)} events \u00b7 a bar is ${span((view[1] - view[0]) / plot * BIN)}, the tallest ${number(tallest)} frames`;
+    const fine = (view[1] - view[0]) / 1000;
+    $("range").textContent = `${tick(Math.max(view[0], 0), fine, end)} to ${tick(Math.min(view[1], end), fine, end)} \u00b7 `
+      + `${number(behind - first)} of ${number(count)} events \u00b7 a bar is ${span((view[1] - view[0]) / plot * BIN)}, the tallest ${number(most)} frame${most === 1 ? "" : "s"}`;
   }
   function text(what, px, py, colour, font = "12px system-ui, sans-serif", align = "left") {
     pen.font = font; pen.fillStyle = ink[colour]; pen.textAlign = align; pen.fillText(what, px, py);
@@ -423,6 +430,10 @@ function drawTime() {
       return `${frames[i]} offered to entry ${to ? to.cpu : "?"}` + (drops[i] ? `, ${drops[i]} refused: ring full` : "");
     }
     if (kind[i] === KTHREAD) return frames[i] ? `kthread took ${frames[i]}` + (drops[i] ? `, ${drops[i]} dropped` : "") : "kthread woke and took nothing";
+    const more = raw.x[i] || {};
+    if (KINDS[kind[i]] === "xdp_exception") return `program ${more.prog_id} answered ${ACTS[more.act] || `nonsense, ${more.act}`}`;
+    if (KINDS[kind[i]] === "xdp_redirect_err") return `a redirect to key ${more.map_index} of map ${more.map_id} failed: errno ${-more.err}`;
+    if (KINDS[kind[i]] === "xdp_devmap_xmit") return `${more.sent} sent to device ${more.to_ifindex}` + (more.drops ? `, ${more.drops} dropped` : "");
     return describe(i).fields.map(([name, value]) => `${name}=${value}`).join(" ");
   }
   function line(i) {
@@ -441,7 +452,7 @@ function drawTime() {
     if (i >= 0) {
       const go = (by) => () => { const next = i + by; if (next >= 0 && next < count) { show(next); pin(next); } };
       box.append(
-        make("div", {}, make("b", {}, `CPU ${cpu[i]}, ${span(at[i], end)}: ${summary(i)}`), " ", make("span", { class: "hint" }, waiting(i))),
+        make("div", {}, make("b", {}, `CPU ${cpu[i]}, ${tick(at[i], 1000, end)}: ${summary(i)}`), " ", make("span", { class: "hint" }, waiting(i))),
         make("div", { class: "raw" }, line(i)),
         make("div", { class: "buttons" },
           make("button", { onclick: go(-1) }, "\u2190 event before"),
@@ -484,7 +495,7 @@ function drawTime() {
     return events < 2 ? "" : `this bar: ${events} events, ${number(offered)} offered, ${number(refused)} refused, ${number(taken)} taken`;
   }
   function tell(each, i, px, py) {
-    tip.replaceChildren(make("b", {}, `CPU ${cpu[i]} \u00b7 ${describe(i).name}`), make("span", {}, summary(i)), make("span", {}, `${span(at[i], end)} \u00b7 ${waiting(i)}`));
+    tip.replaceChildren(make("b", {}, `CPU ${cpu[i]} \u00b7 ${describe(i).name}`), make("span", {}, summary(i)), make("span", {}, [tick(at[i], 1000, end), waiting(i)].filter(Boolean).join(" \u00b7 ")));
     const crowd = around(each, px);
     if (crowd) tip.append(make("span", {}, crowd));
     tip.hidden = false;

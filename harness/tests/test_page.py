@@ -186,6 +186,14 @@ def test_zoom_and_pan(opened: Any) -> None:
     assert seen(browser) == 4000
 
 
+def test_zooming_in_goes_for_the_events(opened: Any) -> None:
+    browser = opened(busy(2000, idle=0.01))
+    browser.ask("document.getElementById('lanes').focus()")
+    for _ in range(30):
+        browser.press("+")
+        assert seen(browser) > 0
+
+
 def test_hover_tells_and_click_pins(opened: Any) -> None:
     browser = opened(busy(400))
     browser.mouse("mouseMoved", *in_lane(browser))
