@@ -15,6 +15,7 @@ from harness.judge import Judgement, judge, judge_error
 from harness.machine.splats import Splat, find_splats
 from harness.machine.topology import Topology
 from harness.remains import freeze_guest, frozen_room, tell
+from harness.report.expected import compare
 from harness.report.files import make_files
 from harness.report.record import (
     KernelRecord,
@@ -258,6 +259,9 @@ def _keep(record: RunRecord, scenario: Scenario, found: _Found) -> RunRecord:
         console=found.console,
         dmesg=found.dmesg,
         repeat=f"cpumap-lab rerun {directory}",
+        expectations=compare(
+            scenario.expect.model_dump(exclude_defaults=True), found.books, record.reasons
+        ),
     )
     again = {
         **record.to_json(),

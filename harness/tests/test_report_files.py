@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness.report import files
+from harness.report.expected import compare
 from harness.report.files import make_files
 from harness.report.story import Story
 from harness.tests.stories import OOPS, busy, make_record, world
@@ -30,6 +31,34 @@ def test_why_names_what_was_expected_too() -> None:
     assert (
         f"delivered: expected 48, found {story.books.delivered}\n" in make_files(story)["why.txt"]
     )
+
+
+def test_expectations_stand_beside_what_was_found() -> None:
+    books = world(full=0.3).books
+    assert books is not None
+    per_cpu = {row.cpu: row.delivered for row in books.per_cpu}
+    expect = {
+        "delivered": {2: per_cpu[2], 3: 99},
+        "dropped": (0, 48),
+        "aborted": 3,
+        "shares": {2: 0.5},
+        "in_order": True,
+    }
+    reasons = [
+        f"delivered on CPU 3: expected 99 frames, found {per_cpu[3]}",
+        "aborted: expected 3 frames, found 0",
+        "share of CPU 2: expected 0.5, found 0.4",
+    ]
+    rows = [(row.what, row.expected, row.found, row.met) for row in compare(expect, books, reasons)]
+    assert rows == [
+        ("delivered on CPU 2", str(per_cpu[2]), str(per_cpu[2]), True),
+        ("delivered on CPU 3", "99", str(per_cpu[3]), False),
+        ("dropped", "0 to 48", str(books.queue_drops), True),
+        ("aborted", "3", "0", False),
+        ("shares", "2: 0.5", "share of CPU 2: expected 0.5, found 0.4", False),
+        ("in_order", "yes", "no complaint", True),
+    ]
+    assert compare(expect, None, reasons) == []
 
 
 def test_the_trace_by_line() -> None:
