@@ -42,6 +42,7 @@ def test_expectations_stand_beside_what_was_found() -> None:
         "dropped": (0, 48),
         "aborted": 3,
         "shares": {2: 0.5},
+        "within": 0.05,
         "in_order": True,
     }
     reasons = [
