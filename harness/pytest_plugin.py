@@ -70,7 +70,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--artifacts",
         type=Path,
         metavar="DIR",
-        help="what is kept of cases that do not pass goes there (results in the cache)",
+        help="what is kept of runs and of cases that do not pass goes there (the cache's results)",
     )
     group.addoption(
         "--known-issues",

@@ -67,6 +67,12 @@ def _check_append(_: click.Context, __: click.Parameter, text: str) -> str:
     help="Add to the kernel command line.",
 )
 @click.option("--no-snapshot", is_flag=True, help="Boot every guest instead of cloning a frozen.")
+@click.option(
+    "--artifacts",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False, resolve_path=True),
+    help="Keep what runs leave behind there instead of in the cache.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array, an object per run.")
 @click.option("--junit", type=REPORT, help="Write the verdicts there as JUnit XML.")
 @click.option(
@@ -78,6 +84,7 @@ def run(
     cpus: int | None,
     append: str,
     no_snapshot: bool,
+    artifacts: Path | None,
     as_json: bool,
     junit: TextIO | None,
     ktap: TextIO | None,
@@ -105,7 +112,7 @@ def run(
         if kernels:
             overrides["kernel"] = kernels
         scenarios = [append_to(each, append) for _, each in load_all(files, overrides)]
-        _run_all(scenarios, outcomes, snapshots=not no_snapshot, quiet=as_json)
+        _run_all(scenarios, outcomes, artifacts, snapshots=not no_snapshot, quiet=as_json)
     finally:  # a report of what was run, even if the rest was not
         records = [each.record for each in outcomes]
         if as_json:
@@ -225,7 +232,12 @@ def append_to(scenario: Scenario, append: str) -> Scenario:
 
 
 def _run_all(
-    scenarios: Sequence[Scenario], outcomes: list[Outcome], *, snapshots: bool, quiet: bool
+    scenarios: Sequence[Scenario],
+    outcomes: list[Outcome],
+    artifacts: Path | None = None,
+    *,
+    snapshots: bool,
+    quiet: bool,
 ) -> None:
     # QMP, the trace decoder and their like take a while to import: not for `check`
     from harness.lab import Lab  # noqa: PLC0415
@@ -243,7 +255,7 @@ def _run_all(
         watch = Watch(phases.begin, phases.advance)
         jobs = [(each, spec) for each in scenarios for spec in each.kernel]
         for number, (scenario, spec) in enumerate(jobs):
-            outcome = run_scenario(lab, scenario, spec, watch)
+            outcome = run_scenario(lab, scenario, spec, watch, root=artifacts)
             phases.end()
             outcomes.append(outcome)
             for note in (outcome.not_kept, *outcome.notes):

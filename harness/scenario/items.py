@@ -92,8 +92,10 @@ class Run(pytest.Item):
 
     def runtest(self) -> None:
         """Run it; what does not pass is raised or skipped."""
-        record = run_scenario(self._workshop(), self._scenario, self._spec).record
+        root = self.config.getoption("--artifacts")
+        record = run_scenario(self._workshop(), self._scenario, self._spec, root=root).record
         self.user_properties.append(("verdict", str(record.verdict)))
+        self.user_properties.append(("artifacts", str(record.artifacts)))
         if record.verdict is Verdict.SKIP:
             pytest.skip("\n".join(record.reasons))
         if record.verdict is not Verdict.PASS:

@@ -87,6 +87,7 @@ class _Found:
     """What a run has brought to light so far, however it ends."""
 
     room: Path
+    root: Path | None = None
     kernel: KernelImage | None = None
     qemu: QemuRecord = field(default_factory=QemuRecord)
     guest: Guest | None = None
@@ -106,7 +107,14 @@ class _Found:
         return find_splats(self.dmesg) or find_splats(self.console)
 
 
-def run_scenario(lab: Lab, scenario: Scenario, spec: str, watch: Watch | None = None) -> Outcome:
+def run_scenario(
+    lab: Lab,
+    scenario: Scenario,
+    spec: str,
+    watch: Watch | None = None,
+    *,
+    root: Path | None = None,
+) -> Outcome:
     """Run a scenario on a kernel, judge it, and keep its results.
 
     Args:
@@ -114,6 +122,7 @@ def run_scenario(lab: Lab, scenario: Scenario, spec: str, watch: Watch | None = 
         scenario: what to run.
         spec: the kernel.
         watch: told how it gets on.
+        root: where its results go; None is in the cache.
 
     Raises:
         UserError: the kernel spec names nothing that can run the scenario. Whatever else goes
@@ -121,7 +130,7 @@ def run_scenario(lab: Lab, scenario: Scenario, spec: str, watch: Watch | None = 
     """
     scenario = scenario.model_copy(update={"kernel": (spec,)}).expand()
     with frozen_room() as room:
-        return _run(lab, scenario, spec, _Found(room), watch or Watch())
+        return _run(lab, scenario, spec, _Found(room, root), watch or Watch())
 
 
 def _run(lab: Lab, scenario: Scenario, spec: str, found: _Found, watch: Watch) -> Outcome:
@@ -249,7 +258,7 @@ def _hear_last_words(guest: Guest, error: LabError, found: _Found) -> None:
 def _keep(record: RunRecord, scenario: Scenario, found: _Found) -> RunRecord:
     """Write a run's results and return its record, which says where they are."""
     kernel = record.kernel.release or record.kernel.spec
-    directory = name_results(record.name, kernel)
+    directory = name_results(record.name, kernel, found.root)
     record = dataclasses.replace(record, artifacts=directory)
     story = tell(
         record,

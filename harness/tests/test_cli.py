@@ -51,7 +51,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, str]
     """Replace the runner: the kernel spec names the verdict. Return what was run."""
     runs: list[tuple[Any, str]] = []
 
-    def fake(_: object, scenario: Any, spec: str, watch: Any) -> Outcome:
+    def fake(_: object, scenario: Any, spec: str, watch: Any, root: Path | None) -> Outcome:
         watch.say("pretending")
         watch.advance(1, 2)
         runs.append((scenario, spec))

@@ -225,6 +225,14 @@ def test_a_pass_and_what_is_kept_of_it(lab: Lab, freezer: list[Guest]) -> None:
     assert json.loads((record.artifacts / "ledger.json").read_text())["balanced"]
 
 
+def test_results_go_where_one_wants_them(lab: Lab, tmp_path: Path) -> None:
+    root = tmp_path / "new" / "mine"
+    record = run_scenario(lab, scenario(), "debian:7.3", root=root).record  # type: ignore[arg-type]
+    assert record.artifacts is not None
+    assert record.artifacts.parent == root
+    assert (record.artifacts / "report.html").exists()
+
+
 def test_expectations(lab: Lab) -> None:
     per_cpu = {cpu.cpu: cpu.delivered for cpu in run(lab).record.per_cpu if cpu.delivered}
     met = {"delivered": per_cpu, "dropped": {}, "aborted": 0, "passed": 0}
