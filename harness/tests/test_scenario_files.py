@@ -119,7 +119,7 @@ def test_verdicts_are_those_of_run(
         from types import SimpleNamespace
         from harness.verdict import Verdict
 
-        def fake(lab, scenario, spec):
+        def fake(lab, scenario, spec, **_):
             record = SimpleNamespace(
                 verdict=Verdict({verdict!r}), reasons=("because " + spec,), artifacts="/kept"
             )
