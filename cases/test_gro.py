@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.entries import load_verdicts
 from harness.model.gates import GRO
+from harness.trace.events import XdpAction
 
 if TYPE_CHECKING:
     from harness.casework import Casework
@@ -79,6 +81,18 @@ def test_gro_is_flushed_at_every_64th_frame(lab: Casework) -> None:
     """Where a tick is longer than a millisecond; else GRO may keep it for the tick's rest."""
     queue_flows(lab, 1, 160)
     assert lab.close().delivered == 160
-    config = lab.guest.machine.recipe.kernel.config
-    if config and "CONFIG_HZ_1000=y" not in config.read_text():
+    if lab.guest.tick_hz() < 1000:
         assert merged(lab) == [64, 64, 32]
+
+
+@pytest.mark.proves("cpu_map_kthread_run", "what its program drops counts for the flush", since=GRO)
+def test_dropped_packets_count_for_the_flush(lab: Casework) -> None:
+    run = lab.steer(2, entries={}, gro=True, socket=False)
+    run.set(2, 512, load_verdicts(lab.guest, [XdpAction.PASS, XdpAction.DROP]))
+    with lab.hold(2):
+        passing, dropped = (run.flow(96, protocol="tcp", size=200, source_port=n) for n in (1, 2))
+        run.send([passing, dropped])
+        run.wait_offered()
+    assert lab.close().delivered == 96
+    if lab.guest.tick_hz() < 1000:
+        assert merged(lab) == [32] * 3

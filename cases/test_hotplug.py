@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.trace.events import CpumapKthread
+from harness.trace.events import CpumapEnqueue, CpumapKthread
 
 if TYPE_CHECKING:
     from harness.casework import Casework
@@ -94,3 +94,14 @@ def test_a_kthread_that_slept_through_it_stays_bound(lab: Casework) -> None:
     lab.send(frames=100)
     assert lab.close().delivered == 200
     assert kthread_cpus(lab) == {CPU}
+
+
+@pytest.mark.proves("__cpu_map_entry_alloc", "CPUs that come online later have a bulk queue, too")
+def test_a_cpu_that_comes_online_later_may_produce(lab: Casework) -> None:
+    set_online(lab, online=False)
+    run = lab.steer(2)
+    set_online(lab, online=True)
+    run.receive_on(CPU)
+    lab.send(frames=100)
+    assert lab.close().delivered == 100
+    assert {r.producer for r in lab.records(CpumapEnqueue)} == {CPU}

@@ -22,6 +22,7 @@ BATCH = 256
 PAGE_POOL = 2
 """enum xdp_mem_type: MEM_TYPE_PAGE_POOL."""
 ROUNDS = 150
+FREED = "what its program drops is freed"
 LEAK_KIB = 12 * 1024
 """More than a healthy guest's memory moves; less than a fifth of what is at stake."""
 
@@ -181,3 +182,20 @@ def test_pages_are_held_by_the_ring_and_come_back_after_its_end(lab: Casework, e
     assert run.wait_rest()
     assert wait_pools_gone(lab, gone + 1) == gone + 1
     assert lab.close().delivered == 100
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param("native", marks=pytest.mark.proves("cpu_map_bpf_prog_run_xdp", FREED)),
+        pytest.param("generic", marks=pytest.mark.proves("cpu_map_bpf_prog_run_skb", FREED)),
+    ],
+)
+@pytest.mark.parametrize("verdict", [XdpAction.DROP, XdpAction.REDIRECT])
+def test_what_an_entrys_program_drops_is_freed(lab: Casework, verdict: int, mode: str) -> None:
+    run = lab.steer(3, entries={}, mode=mode, socket=False)
+    run.set(3, 16384, load_verdicts(lab.guest, [verdict]))  # a redirect to nowhere fails
+    before = free_kib(lab)
+    lab.send(frames=FRAMES)
+    lab.close()
+    assert wait_returned(lab, before) < LEAK_KIB

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.entries import load_onward
 from harness.trace.events import CpumapEnqueue
 
 if TYPE_CHECKING:
@@ -139,3 +140,22 @@ def test_producers_and_consumer_take_turns_at_a_small_ring(lab: Casework) -> Non
     books = lab.close()
     assert by_producer(lab) == {(cpu, 2): ROUNDS * 500 for cpu in lab.cpus}
     assert books.delivered == ROUNDS * 500 * len(lab.cpus) - books.queue_drops
+
+
+@pytest.mark.proves("bq_enqueue", "each CPU has a bulk queue of its own in each entry")
+@pytest.mark.machine(nics=2)
+def test_two_producers_at_once(lab: Casework) -> None:
+    run = lab.steer((2, 3), entries={2: 16384, 3: 16384}, nics=(0, 1), socket=False)
+    for nic in (0, 1):
+        run.receive_on(nic, nic=nic)
+    run.send([run.flow(3000, nic=0), run.flow(3000, nic=1)])
+    assert lab.close().delivered == 6000
+
+
+@pytest.mark.proves("cpu_map_bpf_prog_run", "what it sets up for the program it takes down again")
+def test_a_kthread_with_a_program_on_the_cpu_that_receives(lab: Casework) -> None:
+    run = lab.steer((1, 2), entries={2: 16384}, socket=False)
+    run.set(1, 16384, load_onward(lab.guest, run.cpumap, 2, every=2), onward=(2,))
+    run.receive_on(1)
+    lab.send(frames=4000)
+    assert lab.close().delivered == 4000

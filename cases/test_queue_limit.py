@@ -128,3 +128,17 @@ def test_a_ring_that_was_full_recovers_whole(lab: Casework) -> None:
     books = lab.close()
     assert books.queue_drops == 5 * (BATCH - 100)
     assert books.delivered == 5 * 100
+
+
+@pytest.mark.proves(
+    "bq_flush_to_queue", "a ring takes qsize frames; each frame beyond is dropped and counted"
+)
+@pytest.mark.parametrize("qsize", [100, 16384])
+def test_a_ring_of_any_size_takes_qsize_frames(lab: Casework, qsize: int) -> None:
+    run = lab.steer(3, entries={3: qsize}, socket=False)
+    with lab.hold(3):
+        lab.send(frames=qsize + 20)
+        run.wait_offered()
+    books = lab.close()
+    assert books.queue_drops == 20
+    assert books.delivered == qsize

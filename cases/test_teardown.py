@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.answers import Answers
+from harness.entries import load_verdicts
+from harness.trace.events import XdpAction
+
 if TYPE_CHECKING:
     from harness.casework import Casework
 
@@ -96,3 +100,20 @@ def test_detaching_the_program_keeps_what_is_queued(lab: Casework) -> None:
     assert run.wait_rest()
     assert len(lab.kthreads()) == 1
     assert lab.close().delivered == QUEUED
+
+
+@pytest.mark.proves("__cpu_map_entry_free", "the program runs until the ring is empty")
+def test_a_program_is_held_until_the_ring_is_empty(lab: Casework) -> None:
+    run = lab.steer(3, entries={})
+    program = load_verdicts(lab.guest, [XdpAction.PASS, XdpAction.DROP])
+    prog_id = program.id
+    run.set(3, 192, program)
+    with lab.hold(3):
+        queue(lab)
+        run.dismantle()  # the entry alone holds the program now
+        for _ in range(100):  # long enough for it to go, were it not held
+            lab.guest.read("/proc/uptime")
+        assert Answers(lab).program_lives(prog_id)
+    assert lab.wait_kthreads(0) == []
+    books = lab.close()
+    assert (books.prog_pass, books.prog_drop) == (QUEUED // 2, QUEUED // 2)

@@ -28,15 +28,15 @@ def load_verdicts(guest: Guest, verdicts: Sequence[int]) -> Program:
     return _only(programs, maps)
 
 
-def load_onward(guest: Guest, cpumap: CpuMap, cpu: int) -> Program:
-    """Load a program that redirects every frame to an entry of a cpumap.
+def load_onward(guest: Guest, cpumap: CpuMap, cpu: int, *, every: int = 1) -> Program:
+    """Load a program that redirects every n-th frame to an entry of a cpumap; others it passes.
 
     Raises:
         GuestError: the kernel refuses it.
     """
     shared = {"cpus": ("fd", cpumap.fd)}
     maps, programs = load_object(guest.calls, "/bpf/entry_onward.bpf.o", shared)
-    maps["target"].update(0, struct.pack("<I", cpu)).must("set the target")
+    maps["target"].update(0, struct.pack("<II", cpu, every)).must("set the target")
     return _only(programs, maps)
 
 

@@ -29,6 +29,7 @@ SIOCGIFINDEX, SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCSIFADDR = 0x8933, 0x8913, 0x8914, 
 IFF_UP = 1
 SYSLOG_READ_ALL, SYSLOG_SIZE = 3, 10
 AF_INET, SOCK_DGRAM = 2, 2
+CLOCK_MONOTONIC_COARSE = 6
 
 
 def prepare(machine: Machine) -> dict[str, Any]:
@@ -154,6 +155,12 @@ class Guest:
     def threads(self, prefix: str) -> dict[int, str]:
         """Return pid and comm of the processes and kthreads whose comm begins so."""
         return {pid: comm for pid, comm in self.calls.link.call("threads", prefix)}
+
+    def tick_hz(self) -> int:
+        """Return the ticks of the guest's kernel in a second, CONFIG_HZ (clock_getres(2))."""
+        resolution = Buffer(16, returned=True)
+        self.calls.must("clock_getres", CLOCK_MONOTONIC_COARSE, resolution)
+        return round(10**9 / int.from_bytes(resolution.content[8:], "little"))
 
     def dmesg(self) -> str:
         """Return the kernel's message buffer (syslog(2))."""

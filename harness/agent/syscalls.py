@@ -31,6 +31,7 @@ NR = {
     "capset": 126,
     "sched_setscheduler": 144,
     "sched_setaffinity": 203,
+    "clock_getres": 229,
     "clock_gettime": 228,
     "openat": 257,
     "prlimit64": 302,
