@@ -53,11 +53,11 @@ def render(story: Story) -> str:
     )
     parts = {
         "TITLE": html.escape(title),
-        "STYLE": _file("page.css"),
+        "STYLE": file_text("page.css"),
         "DATA": embed(tell(story)),
-        "SCRIPT": _file("page.js"),
+        "SCRIPT": file_text("page.js"),
     }
-    page = _file("page.html")
+    page = file_text("page.html")
     pieces = []
     for name, text in parts.items():  # what is put in is never looked at for what to put in
         before, _, page = page.partition(f"@{name}@")
@@ -204,5 +204,6 @@ def _tell_facts(story: Story) -> Sequence[tuple[str, str, bool]]:
 
 
 @cache
-def _file(name: str) -> str:
+def file_text(name: str) -> str:
+    """Return what stands in a file beside this one."""
     return Path(__file__).with_name(name).read_text(encoding="utf-8")

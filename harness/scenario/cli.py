@@ -15,6 +15,7 @@ from harness.machine.topology import MAX_CPUS
 from harness.phases import Phases
 from harness.report.junit import write_junit
 from harness.report.ktap import write_ktap
+from harness.report.overview import render_overview
 from harness.scenario.again import differences, read_run
 from harness.scenario.json_schema import make_json_schema
 from harness.scenario.load import is_scenario, load_scenarios
@@ -74,6 +75,7 @@ def _check_append(_: click.Context, __: click.Parameter, text: str) -> str:
     help="Keep what runs leave behind there instead of in the cache.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array, an object per run.")
+@click.option("--html", type=REPORT, help="Write all runs there as one page, linked to their own.")
 @click.option("--junit", type=REPORT, help="Write the verdicts there as JUnit XML.")
 @click.option(
     "--ktap", type=REPORT, help="Write the verdicts there as KTAP (- is standard output)."
@@ -86,6 +88,7 @@ def run(
     no_snapshot: bool,
     artifacts: Path | None,
     as_json: bool,
+    html: TextIO | None,
     junit: TextIO | None,
     ktap: TextIO | None,
 ) -> None:
@@ -97,7 +100,7 @@ def run(
       cpumap-lab run configs --kernel debian:6.1 --kernel debian:7.3-rt
       cpumap-lab run mine.yaml --kernel path:~/linux/arch/x86/boot/bzImage
       cpumap-lab run mine.yaml --append slub_debug=FZPU --json | jq '.[].verdict'
-      cpumap-lab run configs --junit junit.xml --ktap results.ktap
+      cpumap-lab run configs --html all.html --junit junit.xml --ktap out.ktap
 
     \b
     Exit status:
@@ -117,6 +120,8 @@ def run(
         records = [each.record for each in outcomes]
         if as_json:
             click.echo(json.dumps([record.to_json() for record in records], indent=1))
+        if html:
+            html.write(render_overview(records, Path(html.name).resolve().parent))
         if junit:
             junit.write(write_junit(records))
         if ktap:

@@ -135,7 +135,8 @@ def test_json_tells_what_was_run_before_an_error(
 @pytest.mark.parametrize(("last", "status"), [("skip", 1), ("interrupt", 130)])
 def test_reports_for_ci(ran: list[Any], tmp_path: Path, last: str, status: int) -> None:
     junit, ktap = tmp_path / "junit.xml", tmp_path / "out.ktap"
-    options = ("--junit", str(junit), "--ktap", str(ktap))
+    page = tmp_path / "all.html"
+    options = ("--junit", str(junit), "--ktap", str(ktap), "--html", str(page))
     result = call("run", QUICKSTART, *kernels("pass", "fail", last), *options)
     assert result.exit_code == status
     ends = ["not ok 2 path:/fail", *(["ok 3 path:/skip # SKIP told skip"] * (last == "skip"))]
@@ -143,6 +144,7 @@ def test_reports_for_ci(ran: list[Any], tmp_path: Path, last: str, status: int) 
         *(f"  {end}" for end in ends),
         "not ok 1 quickstart",
     ]
+    assert f"<title>{len(ends) + 1} runs: 1 pass, 1 fail" in page.read_text()
     cases = list(ElementTree.parse(junit).iter("testcase"))
     assert [case.get("name") for case in cases] == [spec for _, spec in ran][: len(ends) + 1]
 
