@@ -32,12 +32,15 @@ def bulks(lab: Casework) -> dict[tuple[int, int, int], list[tuple[int, int]]]:
 
 @pytest.mark.proves("bq_enqueue", "a bulk of 8 is flushed before the ninth frame is appended")
 @pytest.mark.proves("__cpu_map_flush", "the end of the poll flushes what is left")
-@pytest.mark.parametrize("frames", [1, 7, 8, 9, 16, 17, 64, 255, 256])
-def test_a_batch_goes_in_bulks_of_eight_and_a_rest(lab: Casework, frames: int) -> None:
+def test_a_batch_goes_in_bulks_of_eight_and_a_rest(lab: Casework) -> None:
     run = lab.steer(1, entries={1: 1024})
-    lab.live(frames, batch=BATCH)
-    assert lab.close().delivered == frames
-    assert bulks(lab) == {(run.cpumap.id, 0, 1): lab.model(1, 1024).poll(frames)}
+    sizes = (1, 7, 8, 9, 16, 17, 64, 255, 256)
+    for frames in sizes:
+        lab.live(frames, batch=BATCH)
+    assert lab.close().delivered == sum(sizes)
+    model = lab.model(1, 1024)
+    expected = [bulk for frames in sizes for bulk in model.poll(frames)]
+    assert bulks(lab) == {(run.cpumap.id, 0, 1): expected}
 
 
 @pytest.mark.proves("__cpu_map_flush", "the end of the poll flushes what is left")
@@ -51,7 +54,7 @@ def test_every_batch_is_flushed_at_its_end(lab: Casework) -> None:
 
 
 @pytest.mark.proves("bq_enqueue", "each CPU has a bulk of its own for each entry")
-@pytest.mark.parametrize("frames", [2, 15, 16, 18, 40])
+@pytest.mark.parametrize("frames", [2, 15, 18])
 def test_each_entry_has_a_bulk_of_its_own(lab: Casework, frames: int) -> None:
     run = lab.steer((1, 2))
     lab.live(frames, batch=BATCH)

@@ -113,7 +113,7 @@ def test_every_cpu_reaches_every_cpu_at_the_same_time(lab: Casework, cpus: int) 
 
 @pytest.mark.proves("bq_flush_to_queue", "producers share a ring: together they fill it to qsize")
 @pytest.mark.machine(cpus=6)
-@pytest.mark.parametrize("qsize", [1, 8, 9, 100, 192, 1000])
+@pytest.mark.parametrize("qsize", [1, 9, 192, 1000])
 def test_four_producers_fill_one_ring(lab: Casework, qsize: int) -> None:
     """Whose frames find room is a matter of time; how many do is not."""
     run = lab.steer(5, entries={5: qsize})

@@ -88,20 +88,6 @@ def test_a_ring_takes_qsize_frames_of_a_batch(lab: Casework, qsize: int) -> None
 
 
 @pytest.mark.proves(
-    "bq_flush_to_queue", "a ring takes qsize frames; each frame beyond is dropped and counted"
-)
-@pytest.mark.parametrize("beyond", [-1, 0, 1])
-def test_the_largest_ring_takes_qsize_frames(lab: Casework, beyond: int) -> None:
-    run = lab.steer(3, entries={3: 16384})
-    with lab.hold(3):
-        lab.live(16384 + beyond, batch=BATCH)
-        run.wait_offered()
-    books = lab.close()
-    assert books.queue_drops == max(beyond, 0)
-    assert books.delivered == min(16384, 16384 + beyond)
-
-
-@pytest.mark.proves(
     "cpu_map_kthread_run", "from a qsize of 32 on, slots are handed back sixteen at a time"
 )
 @pytest.mark.parametrize("qsize", [1, 8, 31, 32, 64, 100])
