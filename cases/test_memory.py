@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.agent.bpf import CpuMap
 from harness.entries import load_onward, load_verdicts
 from harness.errors import GuestError
 from harness.model.gates import UPDATE_WAITS
@@ -21,7 +22,8 @@ FRAMES = 20000
 BATCH = 256
 PAGE_POOL = 2
 """enum xdp_mem_type: MEM_TYPE_PAGE_POOL."""
-ROUNDS = 150
+ROUNDS = 500
+"""A ring of 16384 frames each: 64 MiB."""
 FREED = "what its program drops is freed"
 LEAK_KIB = 12 * 1024
 """More than a healthy guest's memory moves; less than a fifth of what is at stake."""
@@ -81,6 +83,29 @@ def test_delivered_frames_are_freed(lab: Casework) -> None:
     before = free_kib(lab)
     lab.send(frames=FRAMES)
     assert lab.close().delivered == FRAMES
+    assert wait_returned(lab, before) < LEAK_KIB
+
+
+@pytest.mark.proves("__cpu_map_entry_alloc", "what a refused entry was given is freed")
+def test_refused_entries_are_freed(lab: Casework) -> None:
+    run = lab.steer(3)
+    before = free_kib(lab)
+    for _ in range(ROUNDS):
+        refused = run.cpumap.value(16384, run.programs[0])  # its ring is there before its program
+        assert run.cpumap.update(3, refused).errno
+    assert wait_returned(lab, before) < LEAK_KIB
+
+
+@pytest.mark.proves(
+    "cpu_map_free", "a map that is closed is freed, with its entries", since=UPDATE_WAITS
+)
+def test_maps_that_go_are_freed(lab: Casework) -> None:
+    before = free_kib(lab)
+    for _ in range(ROUNDS):
+        cpumap = CpuMap(lab.guest.calls, max_entries=4)
+        cpumap.set(3, 16384)
+        cpumap.close()
+    assert lab.wait_kthreads(0) == []
     assert wait_returned(lab, before) < LEAK_KIB
 
 
