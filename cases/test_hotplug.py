@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from harness.casework import Casework
 
 CPU = 3
+QUEUED = 2000
 
 
 def set_online(lab: Casework, online: bool) -> None:
@@ -72,14 +73,20 @@ def test_only_an_update_binds_it_again(lab: Casework) -> None:
 
 @pytest.mark.proves("cpu_map_kthread_run", "it goes on elsewhere when its CPU goes offline")
 def test_an_offline_cpu_with_frames_queued_loses_none(lab: Casework) -> None:
-    run = lab.steer(CPU)
+    run = lab.steer(CPU, entries={CPU: QUEUED})
     run.unpins()
-    with lab.hold(CPU):
-        lab.send(frames=100)
+    with lab.hold(CPU) as hold:
+        lab.send(frames=QUEUED)
         run.wait_offered()
-    set_online(lab, online=False)
+        hold.prove()
+        set_online(lab, online=False)  # on its way out, it may run a little (balance_push)
+    assert run.wait_rest()
+    assert kthread_cpus(lab) - {CPU}
     lab.send(frames=50)
-    assert lab.close().delivered == 150
+    assert run.wait_rest()
+    set_online(lab, online=True)
+    lab.send(frames=50)
+    assert lab.close().delivered == QUEUED + 100
 
 
 @pytest.mark.proves("cpu_map_kthread_run", "asleep while its CPU is offline, it stays bound to it")

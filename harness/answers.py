@@ -17,6 +17,7 @@ from harness.agent.bpf import (
     Program,
     bpf,
     create_map,
+    is_alive,
     load_program,
     run_program,
 )
@@ -203,11 +204,7 @@ class Answers:
 
     def program_lives(self, prog_id: int) -> bool:
         """Return whether a program is still there (BPF_PROG_GET_FD_BY_ID)."""
-        result = bpf(self.calls, PROG_GET_FD_BY_ID, struct.pack("<I", prog_id))
-        if result.errno == ENOENT:
-            return False
-        self.calls.must("close", result.must("BPF_PROG_GET_FD_BY_ID").value)
-        return True
+        return is_alive(self.calls, PROG_GET_FD_BY_ID, prog_id)
 
     def wait_program_gone(self, prog_id: int) -> bool:
         """Wait for a program to go and return whether it did: entries end asynchronously."""

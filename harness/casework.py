@@ -124,9 +124,9 @@ class Casework:
 
         self.wait_for(asleep)
 
-    def hold(self, cpu: int) -> Hold:
-        """Keep the kthread of the run's entry from running while a `with` block runs."""
-        return Hold(self.run, cpu)
+    def hold(self, *cpus: int) -> Hold:
+        """Keep the kthreads of some of the run's entries from running while a `with` block runs."""
+        return Hold(self.run, *cpus)
 
     def close(self) -> Books:
         """Wait for rest and close the books of the run, which must balance."""
@@ -179,6 +179,14 @@ class Casework:
         self.wait_for(lambda: len(self.kthreads()) == count)
         return self.kthreads()
 
+    def wait_left(self, expected: list[str]) -> list[str]:
+        """Wait until just these of the run's maps and programs are left and return which are.
+
+        They, too, go asynchronously: the programs first, and with them what they use.
+        """
+        self.wait_for(lambda: self.run.left() == expected)
+        return self.run.left()
+
     def finish(self, *, failed: bool = False) -> Judgement:
         """Close the books, see the kthreads gone, ask the kernel how it is, and judge.
 
@@ -194,6 +202,8 @@ class Casework:
                     failures.append(f"{len(damaged)} payloads were damaged: {damaged[:16]}")
                 if left := self.wait_kthreads(0):
                     failures.append(f"kthreads that outlive their map: {', '.join(left)}")
+                if not left and (left := self.wait_left([])):
+                    failures.append(f"what nobody holds is still there: {', '.join(left)}")
             books = [self.books] if self.books and not failed else []
             return judge(books, self.guest.splats(), failures)
         except LabError as error:

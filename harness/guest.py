@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import socket
 import struct
@@ -10,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
 from harness.agent.bpf import load_object
+from harness.agent.netlink import move_to_netns
 from harness.agent.syscalls import Buffer, Syscalls
 from harness.agent.tracer import Rings, Tracer, start_tracing
 from harness.errors import GuestError
@@ -17,6 +19,8 @@ from harness.machine.clock import check_clock, read_clock
 from harness.machine.splats import Splat, find_splats
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from harness.machine.machine import Machine
 
 DRIVERS = ("virtio_pci", "virtio_console", "virtio_net")
@@ -25,11 +29,14 @@ MODULES = (*DRIVERS, "sch_ingress", "cls_bpf", "veth")
 """All modules that the guest is given."""
 STEER, ARRIVE = OBJECTS = ("/bpf/steer.bpf.o", "/bpf/arrive.bpf.o")
 """The BPF objects of every run, in the guest."""
+STEER_FRAGS = "/bpf/steer_frags.bpf.o"
 SIOCGIFINDEX, SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCSIFADDR = 0x8933, 0x8913, 0x8914, 0x8916
 IFF_UP = 1
 SYSLOG_READ_ALL, SYSLOG_SIZE = 3, 10
 AF_INET, SOCK_DGRAM = 2, 2
 CLOCK_MONOTONIC_COARSE = 6
+SIGKILL = 9
+AT_FDCWD, O_CLOEXEC, CLONE_NEWNET = -100, 0o2000000, 0x40000000
 
 
 def prepare(machine: Machine) -> dict[str, Any]:
@@ -51,18 +58,9 @@ def prepare(machine: Machine) -> dict[str, Any]:
             if error.errno != 2:
                 raise
         link.call("write", f"/proc/sys/net/ipv4/conf/{interface}/rp_filter", b"0")
-    names = [interface_name(number) for number in range(machine.recipe.topology.nics)]
-    with_socket = calls.must("socket", AF_INET, SOCK_DGRAM, 0)
-    indices = {
-        name: _bring_up(calls, with_socket.value, name, address)
-        for name, address in [
-            ("lo", "127.0.0.1"),
-            *((name, guest_address(number)) for number, name in enumerate(names)),
-        ]
-    }
-    calls.must("close", with_socket.value)
-    for name in names:
-        link.call("clsact", indices[name])
+    nics = range(machine.recipe.topology.nics)
+    indices = {"lo": bring_up(calls, "lo", "127.0.0.1")}
+    indices |= {interface_name(nic): bring_up_nic(calls, nic) for nic in nics}
     for path in OBJECTS:
         # libbpf tries out once what a kernel can do; this costs more than all loads that follow
         maps, programs = load_object(calls, path, {})
@@ -162,6 +160,67 @@ class Guest:
         self.calls.must("clock_getres", CLOCK_MONOTONIC_COARSE, resolution)
         return round(10**9 / int.from_bytes(resolution.content[8:], "little"))
 
+    def spawn(self, what: str, cpu: int = -1, policy: int = 0, priority: int = 0) -> int:
+        """Start a child of the agent's and return its pid.
+
+        Args:
+            what: "spin" burns its CPU, "pause" holds all descriptors that the agent has now.
+            cpu: where it is bound to; -1: nowhere.
+            policy: its scheduling class.
+            priority: in that class.
+
+        Raises:
+            GuestError: it cannot be made so.
+        """
+        pid: int = self.calls.link.call("spawn", what, [], cpu, policy, priority)
+        return pid
+
+    def kill(self, pid: int) -> None:
+        """End a child of the agent's with SIGKILL, and see it gone.
+
+        Raises:
+            GuestError: there is none.
+        """
+        self.calls.must("kill", pid, SIGKILL)
+        self.calls.must("wait4", pid, 0, 0, 0)
+
+    @contextlib.contextmanager
+    def netns(self, *, nic: int) -> Iterator[None]:
+        """Be in a network namespace of one's own while a `with` block runs, with a NIC moved in.
+
+        When it is left, nobody holds it any more, but sockets that are still open.
+
+        Raises:
+            GuestError: the kernel refuses it.
+        """
+        calls = self.calls
+        current = ("openat", AT_FDCWD, b"/proc/thread-self/ns/net\0", O_CLOEXEC)
+        outside = calls.must(*current).value
+        calls.must("unshare", CLONE_NEWNET)
+        inside = calls.must(*current).value
+        try:
+            calls.must("setns", outside, CLONE_NEWNET)
+            move_to_netns(calls, self.ifindex[interface_name(nic)], inside)
+            calls.must("setns", inside, CLONE_NEWNET)
+            self.ifindex[interface_name(nic)] = bring_up_nic(calls, nic)
+            yield
+        finally:
+            calls.must("setns", outside, CLONE_NEWNET)
+            calls.must("close", inside)
+            calls.must("close", outside)
+
+    def has_interface(self, name: str) -> bool:
+        """Return whether the namespace of the agent has an interface of this name."""
+        return f"{name}:" in self.read("/proc/thread-self/net/dev")
+
+    def set_mtu(self, nic: int, mtu: int) -> None:
+        """Set the MTU of a NIC.
+
+        Raises:
+            GuestError: the NIC, or the XDP program on it, cannot take frames of that size.
+        """
+        self.write(f"/sys/class/net/{interface_name(nic)}/mtu", str(mtu))
+
     def dmesg(self) -> str:
         """Return the kernel's message buffer (syslog(2))."""
         size = self.calls.must("syslog", SYSLOG_SIZE, 0, 0).value
@@ -178,8 +237,27 @@ class Guest:
         return find_splats(self.dmesg())
 
 
-def _bring_up(calls: Syscalls, fd: int, name: str, address: str) -> int:
-    """Give an interface its address, set it up and return its index (netdevice(7))."""
+def bring_up_nic(calls: Syscalls, nic: int) -> int:
+    """Give a NIC its address and the qdisc that the run's tc program attaches to.
+
+    Returns:
+        The interface's index.
+
+    Raises:
+        GuestError: the namespace of the agent has no such interface.
+    """
+    ifindex = bring_up(calls, interface_name(nic), guest_address(nic))
+    calls.link.call("clsact", ifindex)
+    return ifindex
+
+
+def bring_up(calls: Syscalls, name: str, address: str) -> int:
+    """Give an interface its address, set it up and return its index (netdevice(7)).
+
+    Raises:
+        GuestError: the namespace of the agent has no such interface.
+    """
+    fd = calls.must("socket", AF_INET, SOCK_DGRAM, 0).value
 
     def ask(request: int, payload: bytes) -> bytes:
         ifreq = Buffer(struct.pack("<16s24s", name.encode(), payload), returned=True)
@@ -190,4 +268,5 @@ def _bring_up(calls: Syscalls, fd: int, name: str, address: str) -> int:
     ask(SIOCSIFADDR, struct.pack("<HH4s", AF_INET, 0, socket.inet_aton(address)))
     flags = int.from_bytes(ask(SIOCGIFFLAGS, b"")[:2], "little")
     ask(SIOCSIFFLAGS, struct.pack("<H", flags | IFF_UP))
+    calls.must("close", fd)
     return index

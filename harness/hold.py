@@ -1,10 +1,12 @@
-"""Keep an entry's kthread from running, and prove that it did not run.
+"""Keep entries' kthreads from running, and prove that they did not run.
 
-A SCHED_FIFO spinner on the destination CPU. What would let the kthread through is switched off
-(kernel/sched/rt.c: RT throttling; kernel/sched/deadline.c: the fair server, 6.12 on), and
-ksoftirqd/N is put above the spinner, for a starved ksoftirqd keeps its CPU's softirqs from running
-at all on older kernels (before d15121be7485, 6.5), RCU's among them. PREEMPT_RT has a kthread for
-RCU's own work there, rcuc/N: without it no grace period ends (kernel/rcu/tree.c, rcu_cpu_kthread).
+A SCHED_FIFO spinner on each destination CPU. What would let the kthread through is switched off
+(kernel/sched/rt.c: RT throttling; kernel/sched/deadline.c: the fair server, 6.12 on). The kthreads
+by which a CPU takes part in the life of the others are put above the spinner: a starved ksoftirqd
+keeps its CPU's softirqs from running at all on older kernels (before d15121be7485, 6.5), RCU's
+among them; PREEMPT_RT has a kthread for RCU's own work, rcuc, without which no grace period ends
+(kernel/rcu/tree.c, rcu_cpu_kthread), and another that lends its priority to a reader that the
+spinner keeps from its end, rcub; and only cpuhp takes a CPU offline.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
     from harness.steering import Steering
 
 SCHED_FIFO = 1
-SPINNER_PRIORITY, SOFTIRQ_PRIORITY = 50, 60
-SIGKILL = 9
+SPINNER_PRIORITY, SERVANT_PRIORITY = 50, 60
+SERVANTS = ("ksoftirqd/", "rcuc/", "rcub/", "cpuhp/")
 ENOENT = 2
 
 
@@ -28,50 +30,77 @@ class HoldBroken(LabError):
 
 
 class Hold:
-    """While its `with` block runs, the kthread of an entry does not.
+    """While its `with` block runs, the kthreads of some entries do not.
 
     Args:
-        steering: whose entry it is; make the entry before (an update waits for its kthread).
-        cpu: the entry's key.
+        steering: whose entries they are; make them before (an update waits for its kthread).
+        cpus: their keys.
 
     Raises:
-        HoldBroken: at the end, if the kthread took frames in the meantime.
+        HoldBroken: at the end, if a kthread took frames there in the meantime.
     """
 
-    def __init__(self, steering: Steering, cpu: int) -> None:
+    def __init__(self, steering: Steering, *cpus: int) -> None:
         self._steering = steering
         self._guest = steering.guest
-        self._cpu = cpu
-        self._pid: int | None = None
-        self._taken = 0
+        self._cpus = cpus
+        self._pids: list[int] = []
+        self._taken: list[int] = []
+        self._proven = False
 
     def __enter__(self) -> Self:
-        guest, cpu = self._guest, self._cpu
+        guest = self._guest
         guest.write("/proc/sys/kernel/sched_rt_runtime_us", "-1")
-        for server in ("fair_server", "ext_server"):
-            try:
-                guest.write(f"/sys/kernel/debug/sched/{server}/cpu{cpu}/runtime", "0")
-            except GuestError as error:
-                if error.errno != ENOENT:
-                    raise
-        for name in (f"ksoftirqd/{cpu}", f"rcuc/{cpu}"):
-            for pid, comm in guest.threads(name).items():
-                priority = struct.pack("<i", SOFTIRQ_PRIORITY)
-                guest.calls.must("sched_setscheduler", pid, SCHED_FIFO, priority, why=comm)
-        others = struct.pack("<Q", ((1 << guest.cpus) - 1) & ~(1 << cpu))
-        guest.calls.must("sched_setaffinity", 0, len(others), others, why="agent")
-        spin = guest.calls.link.call
-        self._pid = spin("spawn", "spin", [], cpu, SCHED_FIFO, SPINNER_PRIORITY)
-        self._taken = self._steering.taken_on(cpu)
+        others = (1 << guest.cpus) - 1
+        self._promote_servants()
+        for cpu in self._cpus:
+            self._switch_off_servers(cpu)
+            others &= ~(1 << cpu)
+        mask = struct.pack("<Q", others)
+        guest.calls.must("sched_setaffinity", 0, len(mask), mask, why="agent")
+        self._pids = [guest.spawn("spin", cpu, SCHED_FIFO, SPINNER_PRIORITY) for cpu in self._cpus]
+        self._taken = self._look()
         return self
 
     def __exit__(self, *failed: object) -> None:
-        taken = self._steering.taken_on(self._cpu)
-        self._guest.calls.must("kill", self._pid or 0, SIGKILL)
-        self._guest.calls.must("wait4", self._pid or 0, 0, 0, 0)
-        if taken != self._taken and failed[0] is None:
+        taken = self._look()
+        for pid in self._pids:
+            self._guest.kill(pid)
+        if not self._proven and failed[0] is None:
+            self._compare(taken)
+
+    def prove(self) -> None:
+        """Prove the hold up to here: one of the CPUs is about to go offline, and its kthread on.
+
+        Raises:
+            HoldBroken: it ran before.
+        """
+        self._compare(self._look())
+        self._proven = True
+
+    def _compare(self, taken: list[int]) -> None:
+        if taken != self._taken:
             raise HoldBroken(
-                f"the kthread on CPU {self._cpu} took {taken - self._taken} frames while it was "
-                "held by a SCHED_FIFO spinner",
+                f"the kthreads on CPUs {self._cpus} had taken {self._taken} frames when SCHED_FIFO "
+                f"spinners began to hold them there, and {taken} at the end",
                 remedy="see which servers the kernel has in /sys/kernel/debug/sched",
             )
+
+    def _look(self) -> list[int]:
+        return [self._steering.taken_on(cpu) for cpu in self._cpus]
+
+    def _promote_servants(self) -> None:
+        """Put above spinners what serves other CPUs, everywhere: a spinner's CPU may go offline."""
+        guest, priority = self._guest, struct.pack("<i", SERVANT_PRIORITY)
+        for pid, comm in guest.threads("").items():
+            if comm.startswith(SERVANTS):
+                guest.calls.must("sched_setscheduler", pid, SCHED_FIFO, priority, why=comm)
+
+    def _switch_off_servers(self, cpu: int) -> None:
+        """Have no deadline server run tasks of lower classes on a CPU."""
+        for server in ("fair_server", "ext_server"):
+            try:
+                self._guest.write(f"/sys/kernel/debug/sched/{server}/cpu{cpu}/runtime", "0")
+            except GuestError as error:
+                if error.errno != ENOENT:
+                    raise

@@ -10,12 +10,23 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from harness.agent.bpf import CpuMap, Link, Map, Program, attach_xdp, load_object
+from harness.agent.bpf import (
+    MAP_GET_FD_BY_ID,
+    PROG_GET_FD_BY_ID,
+    CpuMap,
+    Link,
+    Map,
+    Program,
+    attach_xdp,
+    is_alive,
+    load_object,
+)
 from harness.agent.live import LiveRun, run_live
 from harness.agent.sink import Sink
 from harness.agent.syscalls import Syscalls
 from harness.errors import TrafficError
-from harness.guest import ARRIVE, STEER, guest_address, interface_name, peer_address
+from harness.guest import ARRIVE, STEER, STEER_FRAGS, guest_address, interface_name, peer_address
+from harness.model.gates import UPDATE_WAITS
 from harness.plan import SELECTORS, Plan
 from harness.trace.events import XdpAction
 from harness.trace.evidence import Circumstances, Cpumap, Entry, Evidence, Mode, SocketCounts
@@ -126,7 +137,8 @@ class Steering:
                 shared[name] = ("fd", self._notes[name].fd)
             elif name == "hops":
                 shared[name] = ("max_entries", plan.frames)
-        maps, programs = load_object(self.guest.calls, plan.object or STEER, shared)
+        path = plan.object or (STEER_FRAGS if plan.frags else STEER)
+        maps, programs = load_object(self.guest.calls, path, shared)
         self._notes = self._notes or maps
         selector, targets = SELECTORS[plan.by], len(plan.targets)
         how = struct.pack("<IIQQ", selector, targets, plan.flags, plan.metadata)
@@ -150,6 +162,11 @@ class Steering:
     def cpumap(self) -> CpuMap:
         """The first map."""
         return self.maps[0]
+
+    @property
+    def map_id(self) -> int:
+        """The first map's id, whether it is still there or not."""
+        return self._map_ids[0]
 
     def set(
         self,
@@ -274,8 +291,6 @@ class Steering:
         Raises:
             TrafficError: the guest stopped taking frames, or the run is full.
         """
-        if any(flow.vlan is not None for flow in flows):
-            self._intact = False  # the stack strips the tag
         return self.inject(build_frames(flows, first=self.sent), rate=rate, progress=progress)
 
     def inject(
@@ -472,6 +487,24 @@ class Steering:
             own = (*self.programs, *self._live)
             for descriptor in (*own, *self._entry_programs.values(), *self.maps):
                 descriptor.close()
+
+    def left(self) -> list[str]:
+        """Return which of the run's maps and programs the system still has.
+
+        Not an entry's program where an entry whose kthread has not run yet is leaked.
+        """
+        known = self.circumstances
+        freed = UPDATE_WAITS.holds(known.kernel)
+        programs = known.prog_ids | (known.entry_prog_ids if freed else frozenset())
+        return [
+            f"{what} {number}"
+            for what, command, numbers in (
+                ("map", MAP_GET_FD_BY_ID, known.map_ids),
+                ("program", PROG_GET_FD_BY_ID, programs),
+            )
+            for number in sorted(numbers)
+            if is_alive(self.guest.calls, command, number)
+        ]
 
     def unpins(self) -> None:
         """Tell the books that kthreads may leave their CPU, for one goes offline."""

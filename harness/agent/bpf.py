@@ -22,7 +22,7 @@ PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID, OBJ_GET_INFO_BY_FD = 13, 14, 15
 BTF_LOAD = 18
 MAP_LOOKUP_AND_DELETE_ELEM, MAP_FREEZE = 21, 22
 MAP_LOOKUP_BATCH, MAP_LOOKUP_AND_DELETE_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = range(24, 28)
-LINK_CREATE = 28
+LINK_CREATE, LINK_DETACH = 28, 34
 MAP_TYPE_ARRAY_OF_MAPS, MAP_TYPE_HASH_OF_MAPS, MAP_TYPE_CPUMAP = 12, 13, 16
 ATTACH_XDP = 37
 XDP_MODES = {"generic": 1 << 1, "native": 1 << 2}
@@ -31,6 +31,7 @@ PROG_TYPE_SOCKET_FILTER, PROG_TYPE_XDP = 1, 6
 ATTACH_XDP_DEVMAP, ATTACH_XDP_CPUMAP = 33, 35
 F_XDP_HAS_FRAGS, F_XDP_DEV_BOUND_ONLY = 1 << 5, 1 << 6
 F_TEST_XDP_LIVE_FRAMES = 1 << 1
+ENOENT = 2
 ATTR_BYTES = 128
 INFO_BYTES = 256
 LOG_BYTES = 1 << 14
@@ -103,6 +104,14 @@ class Program(Descriptor):
 
 class Link(Descriptor):
     """A program attached to an interface; closing the last descriptor detaches it."""
+
+    def detach(self) -> None:
+        """BPF_LINK_DETACH: detach the program, whoever has descriptors of the link.
+
+        Raises:
+            GuestError: the kernel refuses it.
+        """
+        bpf(self.calls, LINK_DETACH, struct.pack("<I", self.fd)).must("BPF_LINK_DETACH")
 
 
 class Map(Descriptor):
@@ -272,6 +281,24 @@ class CpuMap(Map):
             GuestError: the kernel refuses it.
         """
         self.delete(cpu).must(f"delete of cpumap entry {cpu}")
+
+
+def is_alive(calls: Syscalls, command: int, number: int) -> bool:
+    """Return whether the system still has an object.
+
+    Args:
+        calls: the agent.
+        command: PROG_GET_FD_BY_ID or MAP_GET_FD_BY_ID.
+        number: its id.
+
+    Raises:
+        GuestError: the kernel does not tell.
+    """
+    result = bpf(calls, command, struct.pack("<I", number))
+    if result.errno == ENOENT:
+        return False
+    calls.must("close", result.must(f"descriptor of object {number}").value)
+    return True
 
 
 def attach_xdp(calls: Syscalls, prog: Program, ifindex: int, mode: str) -> Link:

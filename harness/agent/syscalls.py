@@ -21,6 +21,7 @@ NR = {
     "dup": 32,
     "socket": 41,
     "sendto": 44,
+    "recvfrom": 45,
     "bind": 49,
     "setsockopt": 54,
     "wait4": 61,
@@ -34,7 +35,9 @@ NR = {
     "clock_getres": 229,
     "clock_gettime": 228,
     "openat": 257,
+    "unshare": 272,
     "prlimit64": 302,
+    "setns": 308,
     "bpf": 321,
 }
 

@@ -486,6 +486,19 @@ def test_a_spinner_is_on_its_cpu_when_spawn_returns(link: Link) -> None:
     Syscalls(link).must("wait4", pid, 0, 0, 0)
 
 
+@pytest.mark.parametrize(("what", "kept"), [("spin", False), ("pause", True)])
+def test_who_keeps_the_agents_descriptors(link: Link, what: str, kept: bool) -> None:
+    calls = Syscalls(link)
+    pid = link.call("spawn", what, [], -1, 0, 0)
+    fds = Path(f"/proc/{pid}/fd")
+    until = time.monotonic() + 10
+    while bool(list(fds.iterdir())) != kept and time.monotonic() < until:
+        time.sleep(0.01)
+    assert bool(list(fds.iterdir())) == kept
+    calls.must("kill", pid, signal.SIGKILL)
+    calls.must("wait4", pid, 0, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("argv", "status"),
     [(["/bin/sh", "-c", "exit 7"], 7), (["/bin/sh", "-c", "echo $0", "x"], 0), (["/nope"], 127)],

@@ -1,0 +1,99 @@
+"""rtnetlink in the guest: what is asked of an interface, and the kernel's answer.
+
+Layouts are those of include/uapi/linux/{netlink,rtnetlink,if_link}.h.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from harness.agent.bpf import XDP_MODES
+from harness.agent.syscalls import Buffer, Result
+
+if TYPE_CHECKING:
+    from harness.agent.bpf import Program
+    from harness.agent.syscalls import Syscalls
+
+AF_NETLINK, SOCK_RAW, NETLINK_ROUTE = 16, 3, 0
+NLM_F_REQUEST, NLM_F_ACK, NLMSG_ERROR = 1, 4, 2
+RTM_SETLINK = 19
+IFF_UP = 1
+IFLA_NET_NS_FD, IFLA_XDP = 28, 43
+IFLA_XDP_FD, IFLA_XDP_FLAGS = 1, 3
+NLA_F_NESTED = 1 << 15
+ANSWER_BYTES = 4096
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """Pack a `struct nlattr` and its payload, padded to 4 bytes."""
+    whole = struct.pack("<HH", 4 + len(payload), kind) + payload
+    return whole.ljust(-len(whole) % 4 + len(whole), b"\0")
+
+
+def set_link(
+    calls: Syscalls, ifindex: int, attributes: bytes = b"", *, flags: int = 0, change: int = 0
+) -> Result:
+    """RTM_SETLINK: return what the kernel answers, success or not.
+
+    Args:
+        calls: where; the network namespace is that of the agent's thread.
+        ifindex: of the interface.
+        attributes: what `attribute` packed, end to end.
+        flags: `ifi_flags`, like IFF_UP.
+        change: which of the flags count.
+
+    Raises:
+        GuestError: there is no such socket.
+    """
+    body = struct.pack("<BxHiII", 0, 0, ifindex, flags, change) + attributes
+    head = struct.pack("<IHHII", 16 + len(body), RTM_SETLINK, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
+    fd = calls.must("socket", AF_NETLINK, SOCK_RAW, NETLINK_ROUTE).value
+    try:
+        calls.must("sendto", fd, head + body, len(head + body), 0, 0, 0)
+        answer = Buffer(ANSWER_BYTES, returned=True)
+        calls.must("recvfrom", fd, answer, ANSWER_BYTES, 0, 0, 0)
+    finally:
+        calls.must("close", fd)
+    kind, error = struct.unpack_from("<4xH10xi", answer.content)
+    if kind != NLMSG_ERROR:
+        raise AssertionError(f"rtnetlink acknowledged with a message of type {kind}")
+    return Result(error, -error)
+
+
+def set_up(calls: Syscalls, ifindex: int, *, up: bool) -> None:
+    """Set an interface up or down.
+
+    Raises:
+        GuestError: the kernel refuses it.
+    """
+    set_link(calls, ifindex, flags=IFF_UP * up, change=IFF_UP).must(f"setting it up: {up}")
+
+
+def set_xdp(calls: Syscalls, ifindex: int, prog: Program | None, mode: str) -> None:
+    """Attach a program to an interface, or detach what is attached (None).
+
+    Args:
+        calls: the agent.
+        ifindex: of the interface.
+        prog: an XDP program.
+        mode: "native" or "generic".
+
+    Raises:
+        GuestError: the kernel refuses it.
+    """
+    fd = attribute(IFLA_XDP_FD, struct.pack("<i", prog.fd if prog else -1))
+    flags = attribute(IFLA_XDP_FLAGS, struct.pack("<I", XDP_MODES[mode]))
+    asked = attribute(IFLA_XDP | NLA_F_NESTED, fd + flags)
+    set_link(calls, ifindex, asked).must(f"IFLA_XDP in {mode} mode")
+
+
+def move_to_netns(calls: Syscalls, ifindex: int, netns: int) -> None:
+    """Move an interface to the network namespace behind a descriptor.
+
+    Raises:
+        GuestError: the kernel refuses it.
+    """
+    set_link(calls, ifindex, attribute(IFLA_NET_NS_FD, struct.pack("<i", netns))).must(
+        "IFLA_NET_NS_FD"
+    )
