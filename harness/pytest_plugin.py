@@ -90,7 +90,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     config.addinivalue_line("markers", "smoke: one of the few cases that `--smoke SPEC` runs")
     config.addinivalue_line(
-        "markers", "machine(cpus, memory_mib, nics, append): the guest that this case needs"
+        "markers",
+        "machine(cpus, memory_mib, nics, nodes, mrg_rxbuf, append): the guest that this case needs",
     )
     config.addinivalue_line(
         "markers",

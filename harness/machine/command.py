@@ -54,23 +54,41 @@ class Wiring:
 def hardware(topology: Topology, cpu: str) -> list[str]:
     """Return the arguments that make the machine: the same for a template and its clones."""
     args = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    args += ["-machine", "q35,memory-backend=ram"]
-    args += ["-cpu", cpu, "-smp", str(topology.cpus), "-m", f"{topology.memory_mib}M"]
+    args += ["-cpu", cpu, "-m", f"{topology.memory_mib}M"]
+    args += _nodes(topology)
     args += ["-device", "isa-debugcon,iobase=0x402,chardev=firmware"]
     args += ["-device", "virtio-serial-pci"]
     args += ["-device", f"virtserialport,chardev=agent,name={PORT}"]
     for number, nic in enumerate(topology.devices):
         # native XDP is refused while the device merges what it receives
-        offloads = "guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off"
-        args += ["-device", f"virtio-net-pci,netdev=n{number},mac={nic.mac},romfile=,{offloads}"]
+        features = "guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off"
+        features += "" if topology.mrg_rxbuf else ",mrg_rxbuf=off"
+        args += ["-device", f"virtio-net-pci,netdev=n{number},mac={nic.mac},romfile=,{features}"]
+    return args
+
+
+def _nodes(topology: Topology) -> list[str]:
+    """Return the arguments that put CPUs and memory together."""
+    if topology.nodes == 1:
+        return ["-machine", "q35,memory-backend=ram0", "-smp", str(topology.cpus)]
+    # a socket's CPUs share a cache, which must not span nodes (arch/x86/kernel/smpboot.c)
+    args = ["-machine", "q35", "-smp", f"{topology.cpus},sockets={topology.nodes}"]
+    each = topology.cpus // topology.nodes
+    for node in range(topology.nodes):
+        cpus = f"{node * each}-{(node + 1) * each - 1}"
+        args += ["-numa", f"node,nodeid={node},cpus={cpus},memdev=ram{node}"]
     return args
 
 
 def backends(topology: Topology, wiring: Wiring, *, share_ram: bool) -> list[str]:
     """Return the arguments that connect one instance of the machine to the harness."""
     share = "on" if share_ram else "off"
-    ram = f"id=ram,size={topology.memory_mib}M,mem-path={escape(wiring.ram)},share={share}"
-    args = ["-object", f"memory-backend-file,{ram}"]
+    each = topology.memory_mib // topology.nodes
+    args = []
+    for node in range(topology.nodes):
+        ram = f"id=ram{node},size={each}M,mem-path={escape(wiring.ram)},share={share}"
+        ram += f",offset={node * each}M" if node else ""
+        args += ["-object", f"memory-backend-file,{ram}"]
     args += ["-chardev", f"file,id=console,path={escape(wiring.console)}"]
     args += ["-serial", "chardev:console"]
     args += ["-chardev", f"file,id=firmware,path={escape(wiring.firmware)}"]

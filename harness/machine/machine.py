@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pexpect
 
 from harness.agent.link import Link
-from harness.errors import BootFailed, CacheError, LabError, QemuFailed
+from harness.errors import BootFailed, CacheError, LabError, QemuFailed, ToolMissing
 from harness.landing import cache_errors
 from harness.machine import command
 from harness.machine.console import Console
@@ -55,6 +55,8 @@ LAST_BREATH_S = 0.5
 HELLO_S = 30.0
 CALL_S = 60.0
 MONITOR_S = 60.0
+NODES_SINCE = (8, 2, 0)
+"""QEMU from which on the nodes' memory can lie in one file (memory-backend-file, offset=)."""
 DEATH = r"Kernel panic - not syncing|end Kernel panic"
 
 
@@ -67,6 +69,14 @@ class Recipe:
     kernel: KernelImage
     initramfs: Initramfs
     topology: Topology
+
+    def __post_init__(self) -> None:
+        if self.topology.nodes > 1 and self.qemu.version < NODES_SINCE:
+            raise ToolMissing(
+                f"a guest of {self.topology.nodes} NUMA nodes takes QEMU "
+                f"{'.'.join(map(str, NODES_SINCE))}, and this is {self.qemu.version_string}",
+                remedy="`cpumap-lab qemu fetch` brings the newest that Debian offers",
+            )
 
     def arguments(self) -> list[str]:
         """Return the part of QEMU's command line that template and clone share."""
@@ -161,6 +171,8 @@ class Machine:
             for end in (*ours, *self.nics):
                 undo.callback(end.close)
             self._ram = ram or self.directory / "ram"
+            if recipe.topology.nodes > 1 and not incoming:
+                self._make_ram()
             wiring = command.Wiring(
                 agent=theirs[0].fileno(),
                 qmp=theirs[1].fileno(),
@@ -237,6 +249,11 @@ class Machine:
             self.link.call("read", "/proc/version", 4096, deadline_s=HELLO_S)
         except LabError as error:
             self._boot_failed(reached, error.message)
+
+    def _make_ram(self) -> None:
+        """Make the file that the nodes share: QEMU sizes one for the first node only."""
+        with cache_errors(str(self._ram)), self._ram.open("wb") as file:
+            file.truncate(self.recipe.topology.memory_mib << 20)
 
     def _boot_failed(self, phase: str, what: str) -> None:
         if error := self.no_room():

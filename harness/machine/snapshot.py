@@ -218,6 +218,7 @@ def _about(recipe: Recipe) -> dict[str, str]:
     topology = recipe.topology
     guest = [f"{topology.cpus} CPUs", f"{topology.memory_mib} MiB"]
     guest += [f"{topology.nics} NICs"] if topology.nics != 1 else []
+    guest += [f"{topology.nodes} NUMA nodes"] if topology.nodes != 1 else []
     guest += [topology.append] if topology.append else []
     return {
         "kernel": recipe.kernel.release,

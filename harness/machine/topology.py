@@ -29,6 +29,8 @@ class Topology:
         cpus: virtual CPUs, all online at boot.
         memory_mib: RAM in MiB.
         nics: number of virtio-net devices; the guest sees them as eth0, eth1, …
+        nodes: NUMA nodes; each has its equal part of the CPUs, in order, and of the memory.
+        mrg_rxbuf: the NICs may spread a frame over several buffers (VIRTIO_NET_F_MRG_RXBUF).
         append: added to the kernel command line, last.
     """
 
@@ -36,6 +38,8 @@ class Topology:
     memory_mib: int = 512
     nics: int = 1
     append: str = ""
+    nodes: int = 1
+    mrg_rxbuf: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.cpus <= MAX_CPUS:
@@ -44,6 +48,11 @@ class Topology:
             raise UserError(f"{self.memory_mib} MiB: a guest needs {MIN_MEMORY_MIB} MiB or more")
         if not 0 <= self.nics <= 8:
             raise UserError(f"{self.nics} NICs: a guest has 0 to 8")
+        if self.nodes < 1 or self.cpus % self.nodes or self.memory_mib % self.nodes:
+            raise UserError(
+                f"{self.nodes} NUMA nodes cannot share {self.cpus} CPUs and {self.memory_mib} MiB "
+                "equally"
+            )
 
     @property
     def devices(self) -> tuple[Nic, ...]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from harness.model.facts import Facts
 
 BPF_F_RDONLY, BPF_F_WRONLY = 1 << 3, 1 << 4
+NUMA_NO_NODE = 0xFFFFFFFF
 PERCPU_FLAGS = 0xFFFFFFFF_00000018
 """BPF_F_CPU, BPF_F_ALL_CPUS and the CPU number above them, in the flags of an update."""
 
@@ -132,7 +133,7 @@ def map_create(facts: Facts, attr: MapAttr, task: Task | None = None) -> tuple[i
     if refused and not gates.RIGHTS_CHECKED_IN_CREATE.holds(facts.kernel):
         return errno.EPERM, None
     node_asked = attr.map_flags & BPF_F_NUMA_NODE
-    if attr.map_extra or (node_asked and attr.numa_node not in facts.nodes):
+    if attr.map_extra or (node_asked and attr.numa_node not in {*facts.nodes, NUMA_NO_NODE}):
         return errno.EINVAL, None
     if not task.cap_bpf:
         return errno.EPERM, None

@@ -50,10 +50,39 @@ def test_each_nic_is_a_device_and_a_back_end() -> None:
     ]
 
 
+def test_nodes_share_cpus_and_memory() -> None:
+    topology = Topology(cpus=4, memory_mib=512, nodes=2)
+    args = hardware(topology, "qemu64")
+    assert following(args, "-machine") == ["q35"]
+    assert following(args, "-smp") == ["4,sockets=2"]
+    assert following(args, "-numa") == [
+        "node,nodeid=0,cpus=0-1,memdev=ram0",
+        "node,nodeid=1,cpus=2-3,memdev=ram1",
+    ]
+    ram = "memory-backend-file,id=ram{},size=256M,mem-path=/run/ram,share=off{}"
+    assert following(backends(topology, WIRING, share_ram=False), "-object") == [
+        ram.format(0, ""),
+        ram.format(1, ",offset=256M"),
+    ]
+
+
+def test_one_node_is_the_machines_own_memory() -> None:
+    args = hardware(Topology(), "qemu64")
+    assert following(args, "-machine") == ["q35,memory-backend=ram0"]
+    assert not following(args, "-numa")
+
+
+def test_a_nic_may_be_without_mergeable_buffers() -> None:
+    for mergeable in (True, False):
+        args = hardware(Topology(mrg_rxbuf=mergeable), "qemu64")
+        (nic,) = [device for device in following(args, "-device") if "net-pci" in device]
+        assert ("mrg_rxbuf=off" in nic.split(",")) is not mergeable
+
+
 @pytest.mark.parametrize(("share", "told"), [(True, "share=on"), (False, "share=off")])
 def test_only_a_template_shares_its_ram(share: bool, told: str) -> None:
     (ram,) = following(backends(Topology(), WIRING, share_ram=share), "-object")
-    assert ram.startswith("memory-backend-file,id=ram,size=512M,mem-path=/run/ram,")
+    assert ram.startswith("memory-backend-file,id=ram0,size=512M,mem-path=/run/ram,")
     assert ram.endswith(told)
 
 

@@ -79,6 +79,7 @@ def a_file(kernel: tuple[int, ...] = V73, **attr: int) -> MapFile:
         ({"map_flags": NUMA}, 0),
         ({"map_flags": NUMA, "numa_node": 1}, errno.EINVAL),
         ({"map_flags": NUMA, "numa_node": 99999}, errno.EINVAL),
+        ({"map_flags": NUMA, "numa_node": (1 << 32) - 1}, 0),
         ({"numa_node": 99999}, 0),
         ({"map_extra": 1}, errno.EINVAL),
         ({"map_ifindex": 2}, errno.EINVAL),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 
 import harness.machine.machine
 import harness.machine.snapshot
-from harness.errors import BootFailed, CacheError, LabError, QemuFailed
+from harness.errors import BootFailed, CacheError, LabError, QemuFailed, ToolMissing
 from harness.images import Initramfs
 from harness.kernels import KernelImage
 from harness.landing import land_directory
@@ -126,6 +127,16 @@ def recipe(tmp_path: Path) -> Recipe:
         Initramfs(Path("/i/initramfs.cpio"), "3" * 64),
         Topology(),
     )
+
+
+@pytest.mark.parametrize(("version", "taken"), [((8, 1, 9), False), ((8, 2, 0), True)])
+def test_nodes_need_a_qemu_that_lays_them_in_one_file(
+    recipe: Recipe, version: tuple[int, int, int], taken: bool
+) -> None:
+    qemu = dataclasses.replace(recipe.qemu, version=version)
+    dataclasses.replace(recipe, qemu=qemu)  # one node always goes
+    with contextlib.nullcontext() if taken else pytest.raises(ToolMissing, match=r"8\.2\.0"):
+        dataclasses.replace(recipe, qemu=qemu, topology=Topology(nodes=2))
 
 
 def take(recipe: Recipe, salt: str = "salt") -> Snapshot:

@@ -31,6 +31,9 @@ def test_the_bounds_are_within(field: str, least: int, most: int) -> None:
         ({"memory_mib": MIN_MEMORY_MIB - 1}, "127 MiB: a guest needs 128 MiB or more"),
         ({"nics": -1}, "-1 NICs: a guest has 0 to 8"),
         ({"nics": 9}, "9 NICs: a guest has 0 to 8"),
+        ({"nodes": 0}, "0 NUMA nodes cannot share 4 CPUs and 512 MiB"),
+        ({"nodes": 3}, "3 NUMA nodes cannot share 4 CPUs"),
+        ({"nodes": 2, "memory_mib": 511}, "2 NUMA nodes cannot share 4 CPUs and 511 MiB"),
     ],
 )
 def test_what_cannot_be(asked: dict[str, int], told: str) -> None:

@@ -1,0 +1,75 @@
+"""Two NUMA nodes: a map lies where it is asked to, and its entries reach across."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.agent.bpf import create_map
+from harness.answers import Answers
+from harness.trace.events import CpumapEnqueue, CpumapKthread
+
+if TYPE_CHECKING:
+    from harness.casework import Casework
+
+pytestmark = pytest.mark.machine(cpus=4, nodes=2)
+NUMA_NODE = 1 << 2
+MAPS, ENTRIES = 400, 8192
+TABLES_KIB = MAPS * ENTRIES * 8 // 1024
+
+
+def free_kib(lab: Casework, node: int) -> int:
+    """Return a node's free memory."""
+    text = lab.guest.read(f"/sys/devices/system/node/node{node}/meminfo")
+    return int(re.findall(r"MemFree:\s+(\d+)", text)[0])
+
+
+@pytest.mark.proves(
+    "cpu_map_alloc", "a NUMA node that is not online is EINVAL; without the flag it is not heeded"
+)
+def test_a_map_may_be_asked_for_on_a_node_that_is_there(lab: Casework) -> None:
+    with Answers(lab) as ask:
+        assert ask.facts.nodes == {0, 1}
+        for node in (0, 1, 2, 63, 1024, (1 << 32) - 1):
+            ask.create(map_flags=NUMA_NODE, numa_node=node)
+            ask.create(map_flags=NUMA_NODE, numa_node=node, value_size=4)
+
+
+@pytest.mark.proves("cpu_map_alloc", "its table of entries lies on the NUMA node asked for")
+@pytest.mark.parametrize("node", [0, 1])
+def test_the_map_lies_on_its_node(lab: Casework, node: int) -> None:
+    before = [free_kib(lab, n) for n in (0, 1)]
+    for _ in range(MAPS):
+        flags = {"flags": NUMA_NODE, "numa_node": node}
+        create_map(lab.guest.calls, max_entries=ENTRIES, **flags).must("BPF_MAP_CREATE")
+    taken = [was - free_kib(lab, n) for n, was in enumerate(before)]
+    assert taken[node] > TABLES_KIB * 0.9
+    assert taken[1 - node] < TABLES_KIB * 0.2
+
+
+@pytest.mark.proves(
+    "cpu_map_enqueue", "frames of any CPU reach every other, on whatever node they are"
+)
+@pytest.mark.parametrize("producer", range(4))
+def test_each_cpu_reaches_those_of_the_other_node(lab: Casework, producer: int) -> None:
+    run = lab.steer(lab.cpus)
+    run.receive_on(producer)
+    lab.send(frames=50 * len(lab.cpus))
+    books = lab.close()
+    assert {r.producer for r in lab.records(CpumapEnqueue)} == {producer}
+    assert [row.delivered for row in books.per_cpu] == [50] * len(lab.cpus)
+
+
+@pytest.mark.proves("__cpu_map_entry_alloc", "a kthread is bound to its CPU")
+def test_kthreads_run_on_the_cpus_of_their_entries(lab: Casework) -> None:
+    lab.steer(lab.cpus)
+    for pid, name in lab.guest.threads("cpumap/").items():
+        (allowed,) = re.findall(
+            r"Cpus_allowed_list:\s+(\S+)", lab.guest.read(f"/proc/{pid}/status")
+        )
+        assert name.startswith(f"cpumap/{allowed}/map:")
+    lab.send(frames=400)
+    lab.close()
+    assert {r.kthread_cpu for r in lab.records(CpumapKthread) if r.processed} == set(lab.cpus)
