@@ -1,4 +1,7 @@
-"""What a frame is made of survives its way through the map."""
+"""What a frame is made of survives its way through the map.
+
+Payloads are compared to the byte at the end of every case whose frames reach a socket.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,125 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.agent.sink import udp_counters
+from harness.entries import Looker
+from harness.model.gates import SEVERAL_BUFFERS
 from harness.traffic.frames import CHECKSUMS
 
 if TYPE_CHECKING:
     from harness.casework import Casework
 
+SHORTEST = 50
+"""Headers and tag: the virtual wire pads nothing."""
+ONE_BUFFER = 3508
+"""The longest frame that virtio-net has room for in a page, beside header, headroom and tailroom.
+
+It takes MTUs beyond; what is longer it drops (xdp_linearize_page), or breaks XDP's rules (5.10:
+"Driver BUG: missing reserved tailroom").
+"""
+TWO_BUFFERS = ONE_BUFFER + 1
+JUMBO = 9014
+LENGTHS = [SHORTEST, 59, 60, 61, 127, 128, 129, 512, 1500, 1514]
+
+whole = pytest.mark.proves("cpu_map_kthread_run", "a frame becomes an skb of the same bytes")
+parts = pytest.mark.proves(
+    "cpu_map_kthread_run",
+    "frames in several buffers become skbs of the same bytes",
+    since=SEVERAL_BUFFERS,
+)
+
+
+@whole
+@pytest.mark.proves("cpu_map_build_skb", "a frame becomes an skb of the same bytes")
+@pytest.mark.parametrize("size", LENGTHS)
+def test_every_size_arrives_whole(lab: Casework, size: int) -> None:
+    run = lab.steer(lab.cpus)
+    lab.send(frames=40, size=size)
+    assert lab.close().socket == 40
+    assert {hop.length for hop in run.arrivals()} == {size}
+
+
+@whole
+@pytest.mark.machine(mrg_rxbuf=False)
+@pytest.mark.parametrize("size", LENGTHS)
+def test_every_size_arrives_whole_from_buffers_of_one_frame(lab: Casework, size: int) -> None:
+    lab.steer(lab.cpus)
+    lab.send(frames=400, size=size)
+    assert lab.close().socket == 400
+
+
+@whole
+@pytest.mark.parametrize("size", [1515, 2048, 3000, ONE_BUFFER])
+def test_jumbo_frames_arrive_whole(lab: Casework, size: int) -> None:
+    lab.guest.set_mtu(0, ONE_BUFFER - 14)
+    lab.steer(lab.cpus)
+    lab.send(frames=400, size=size)
+    assert lab.close().socket == 400
+
+
+@parts
+@pytest.mark.parametrize("size", [SHORTEST, ONE_BUFFER, TWO_BUFFERS, JUMBO, 16384])
+def test_frames_in_several_buffers_arrive_whole(lab: Casework, size: int) -> None:
+    lab.guest.set_mtu(0, 16384)
+    run = lab.steer(lab.cpus, frags=True)
+    lab.send(frames=400, size=size)
+    assert lab.close().socket == 400
+    assert {hop.length for hop in run.arrivals()} == {size}
+
+
+@parts
+def test_frames_in_several_buffers_are_dropped_whole(lab: Casework) -> None:
+    lab.guest.set_mtu(0, JUMBO)
+    run = lab.steer(3, entries={3: 8}, frags=True)
+    with lab.hold(3):
+        lab.send(frames=100, size=JUMBO)
+        run.wait_offered()
+    books = lab.close()
+    assert books.queue_drops == 92
+    assert books.socket == 8
+
 
 @pytest.mark.proves(
-    "cpu_map_kthread_run", "a frame becomes an skb of the same bytes, of 60 to 1514"
+    "cpu_map_bpf_prog_run_xdp",
+    "a program sees all buffers of a frame, and may cut its tail",
+    since=SEVERAL_BUFFERS,
 )
-@pytest.mark.proves("cpu_map_build_skb", "a frame becomes an skb of the same bytes")
-@pytest.mark.parametrize("size", [60, 61, 127, 128, 129, 512, 1500, 1514])
-def test_every_size_arrives_whole(lab: Casework, size: int) -> None:
+@pytest.mark.parametrize("tail", [0, 1, 2000, 6000])
+def test_an_entrys_program_sees_all_buffers(lab: Casework, tail: int) -> None:
+    lab.guest.set_mtu(0, JUMBO)
+    run = lab.steer(3, entries={}, frags=True, socket=False)
+    looker = Looker(lab.guest, frames=100, tail=tail, frags=True)
+    run.set(3, 192, looker.program)
+    run.resizes()
+    lab.send(frames=100, size=JUMBO)
+    assert lab.close().delivered == 100
+    assert {(look.count, look.length) for look in looker.looks()} == {(1, JUMBO)}
+    assert {hop.length for hop in run.arrivals()} == {JUMBO - tail}
+
+
+@pytest.mark.proves("cpu_map_generic_redirect", "jumbo frames are redirected whole")
+@pytest.mark.parametrize("size", [1515, TWO_BUFFERS, JUMBO])
+def test_jumbo_skbs_arrive_whole(lab: Casework, size: int) -> None:
+    lab.guest.set_mtu(0, JUMBO)
+    lab.steer(lab.cpus, mode="generic")
+    lab.send(frames=400, size=size)
+    assert lab.close().socket == 400
+
+
+@whole
+@pytest.mark.parametrize("size", [60, 64, 1518])
+def test_frames_of_a_priority_arrive_whole(lab: Casework, size: int) -> None:
     lab.steer(lab.cpus)
-    lab.send(frames=40, size=size)  # the payload is compared to the byte at the end
+    lab.send(frames=40, vlan=0, size=size)  # a tag, but no VLAN: the stack takes it as its own
     assert lab.close().socket == 40
 
 
 @pytest.mark.proves("cpu_map_kthread_run", "a frame of any protocol becomes an skb")
-def test_vlan_frames_are_redirected(lab: Casework) -> None:
-    lab.steer(lab.cpus, socket=False)
-    lab.send(frames=40, vlan=100)
+@pytest.mark.parametrize("vlan", [1, 100, 4094])
+def test_vlan_frames_are_redirected(lab: Casework, vlan: int) -> None:
+    run = lab.steer(lab.cpus, socket=False)
+    lab.send(frames=40, vlan=vlan, size=200)
     assert lab.close().delivered == 40
+    assert {hop.length for hop in run.arrivals()} == {200}
 
 
 @pytest.mark.proves("cpu_map_kthread_run", "a frame of any protocol becomes an skb")

@@ -11,7 +11,7 @@ import pytest
 from harness.agent.bpf import CpuMap
 from harness.entries import load_onward, load_verdicts
 from harness.errors import GuestError
-from harness.model.gates import UPDATE_WAITS
+from harness.model.gates import SEVERAL_BUFFERS, UPDATE_WAITS
 from harness.trace.events import Event, XdpAction
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ PAGE_POOL = 2
 ROUNDS = 500
 """A ring of 16384 frames each: 64 MiB."""
 FREED = "what its program drops is freed"
+JUMBO = 9014
 LEAK_KIB = 12 * 1024
 """More than a healthy guest's memory moves; less than a fifth of what is at stake."""
 
@@ -222,4 +223,21 @@ def test_what_an_entrys_program_drops_is_freed(lab: Casework, verdict: int, mode
     before = free_kib(lab)
     lab.send(frames=FRAMES)
     lab.close()
+    assert wait_returned(lab, before) < LEAK_KIB
+
+
+@pytest.mark.proves(
+    "bq_flush_to_queue",
+    "a frame that finds the ring full is freed, with all its buffers",
+    since=SEVERAL_BUFFERS,
+)
+def test_dropped_frames_of_several_buffers_are_freed(lab: Casework) -> None:
+    lab.guest.set_mtu(0, JUMBO)
+    run = lab.steer(3, entries={3: 1}, frags=True, socket=False)
+    before = free_kib(lab)
+    with lab.hold(3):
+        lab.send(frames=FRAMES // 5, size=JUMBO)
+        run.wait_offered()
+    books = lab.close()
+    assert books.queue_drops == FRAMES // 5 - 1
     assert wait_returned(lab, before) < LEAK_KIB

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.agent.bpf import MAP_GET_FD_BY_ID, OBJ_PIN, bpf, is_alive
-from harness.agent.netlink import set_up, set_xdp
+from harness.agent.netlink import set_xdp
 from harness.agent.syscalls import Buffer
 
 if TYPE_CHECKING:
     from harness.casework import Casework
 
 QUEUED = 100
+ASIDE = 2
+"""The agent's thread that sets the interface down, which may wait for the CPU that is held."""
+FLAGS = "/sys/class/net/eth0/flags"
+IFF_UP = 1
 PIN = Buffer(b"/sys/fs/bpf/cpus\0")
 
 
@@ -108,11 +112,13 @@ def test_closing_a_map_of_many_entries(lab: Casework) -> None:
 )
 def test_setting_the_interface_down_keeps_what_is_queued(lab: Casework) -> None:
     run = lab.steer(3, socket=False)  # no route leads to one from an interface that is down
+    link, flags = lab.guest.calls.link, int(lab.guest.read(FLAGS), 16)
     with lab.hold(3):
         queue(lab)
-        set_up(lab.guest.calls, lab.guest.ifindex["eth0"], up=False)
+        down = link.send("write", FLAGS, hex(flags & ~IFF_UP).encode(), task=ASIDE)
+    link.wait(down)
     assert run.wait_rest()
-    set_up(lab.guest.calls, lab.guest.ifindex["eth0"], up=True)
+    lab.guest.write(FLAGS, hex(flags))
     lab.send(frames=QUEUED)
     assert lab.close().delivered == 2 * QUEUED
 

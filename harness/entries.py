@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from harness.guest import Guest
 
 
+LOOK, LOOK_FRAGS = "/bpf/entry_look.bpf.o", "/bpf/entry_look_frags.bpf.o"
+
+
 def load_verdicts(guest: Guest, verdicts: Sequence[int]) -> Program:
     """Load a program that answers these verdicts in turn, by the frames' numbers.
 
@@ -61,6 +64,7 @@ class Look:
         ingress_ifindex: of its `struct xdp_md`.
         rx_queue_index: likewise.
         metadata: 1 more than the number that the frame's metadata told; 0 without any.
+        length: bytes of the frame, in all its buffers.
     """
 
     count: int
@@ -68,6 +72,7 @@ class Look:
     ingress_ifindex: int
     rx_queue_index: int
     metadata: int
+    length: int
 
 
 class Looker:
@@ -78,6 +83,7 @@ class Looker:
         frames: how many frames to have notes for.
         tail: bytes to cut off each frame's tail.
         head: bytes to grow each frame's head by, and to cut again.
+        frags: take frames in several buffers, as all programs of the map have to then.
 
     Attributes:
         program: the program.
@@ -86,9 +92,11 @@ class Looker:
         GuestError: the kernel refuses it.
     """
 
-    def __init__(self, guest: Guest, *, frames: int, tail: int = 0, head: int = 0) -> None:
+    def __init__(
+        self, guest: Guest, *, frames: int, tail: int = 0, head: int = 0, frags: bool = False
+    ) -> None:
         sizes = {"looks": ("max_entries", frames)}
-        maps, programs = load_object(guest.calls, "/bpf/entry_look.bpf.o", sizes)
+        maps, programs = load_object(guest.calls, LOOK_FRAGS if frags else LOOK, sizes)
         maps["changes"].update(0, struct.pack("<II", tail, head)).must("set the changes")
         self._looks = maps.pop("looks")
         self._frames = frames
@@ -97,7 +105,7 @@ class Looker:
     def looks(self) -> list[Look]:
         """Return what it saw, by frame number."""
         values = self._looks.read_first(self._frames)
-        return [Look(*fields) for fields in struct.iter_unpack("<5I", values)]
+        return [Look(*fields) for fields in struct.iter_unpack("<6I", values)]
 
 
 def _only(programs: dict[str, Program], maps: dict[str, Map]) -> Program:

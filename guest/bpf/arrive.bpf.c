@@ -49,7 +49,8 @@ int arrive(struct __sk_buff *skb)
 	if (told)
 		*told = read_metadata((void *)(long)skb->data_meta, data);
 	__u32 frames = skb->gso_segs ?: 1;
-	note_hop(hop, frames, *act, NO_CPU, skb->len);
+	/* the stack has moved the outer VLAN tag out of the data */
+	note_hop(hop, frames, *act, NO_CPU, skb->len + (skb->vlan_present ? sizeof(struct vlan) : 0));
 	/* after the note, as the host counts on it */
 	asm volatile("" ::: "memory");
 	__u64 *n = bpf_map_lookup_elem(&segments, &zero);

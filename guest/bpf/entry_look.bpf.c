@@ -11,6 +11,7 @@ struct look {
 	__u32 ingress_ifindex;
 	__u32 rx_queue_index;
 	__u32 metadata; /* as read_metadata says */
+	__u32 length;
 };
 
 struct {
@@ -32,7 +33,7 @@ struct {
 	__type(value, struct change);
 } changes SEC(".maps");
 
-SEC("xdp/cpumap")
+SEC_ENTRY
 int entry(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
@@ -49,6 +50,7 @@ int entry(struct xdp_md *ctx)
 		look->ingress_ifindex = ctx->ingress_ifindex;
 		look->rx_queue_index = ctx->rx_queue_index;
 		look->metadata = read_metadata((void *)(long)ctx->data_meta, data);
+		look->length = frame_length(ctx);
 	}
 	if (change->head && (bpf_xdp_adjust_head(ctx, -(int)change->head) ||
 			     bpf_xdp_adjust_head(ctx, change->head)))

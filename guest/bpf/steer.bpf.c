@@ -44,7 +44,7 @@ static __always_inline int steer_frame(struct xdp_md *ctx, __u32 answers)
 	return steer_by(ctx, &frame, pick);
 }
 
-SEC("xdp")
+SEC_XDP
 int steer(struct xdp_md *ctx)
 {
 	return steer_frame(ctx, 0);
@@ -74,7 +74,7 @@ static __always_inline void renumber(struct plain *frame, __u32 number)
 	frame->tag.frame = number;
 }
 
-SEC("xdp")
+SEC_XDP
 int live(struct xdp_md *ctx)
 {
 	struct plain *frame = (void *)(long)ctx->data;

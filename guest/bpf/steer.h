@@ -81,7 +81,7 @@ static __always_inline int find_arrival(struct xdp_md *ctx, struct arrival *out)
 		return -1;
 	}
 	out->answers = 0;
-	out->length = end - data;
+	out->length = frame_length(ctx);
 	return 0;
 }
 

@@ -16,6 +16,20 @@
 
 #include "../frame.h"
 
+/*
+ * A program built with FRAGS takes frames that lie in several buffers (5.18 on); the others are
+ * given one buffer and know nothing of bpf_xdp_get_buff_len.
+ */
+#ifdef FRAGS
+#define SEC_XDP SEC("xdp.frags")
+#define SEC_ENTRY SEC("xdp.frags/cpumap")
+#define frame_length(ctx) bpf_xdp_get_buff_len(ctx)
+#else
+#define SEC_XDP SEC("xdp")
+#define SEC_ENTRY SEC("xdp/cpumap")
+#define frame_length(ctx) ((ctx)->data_end - (ctx)->data)
+#endif
+
 struct vlan {
 	__be16 tci, proto;
 };

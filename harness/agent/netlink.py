@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 AF_NETLINK, SOCK_RAW, NETLINK_ROUTE = 16, 3, 0
 NLM_F_REQUEST, NLM_F_ACK, NLMSG_ERROR = 1, 4, 2
 RTM_SETLINK = 19
-IFF_UP = 1
 IFLA_NET_NS_FD, IFLA_XDP = 28, 43
 IFLA_XDP_FD, IFLA_XDP_FLAGS = 1, 3
 NLA_F_NESTED = 1 << 15
@@ -31,22 +30,18 @@ def attribute(kind: int, payload: bytes) -> bytes:
     return whole.ljust(-len(whole) % 4 + len(whole), b"\0")
 
 
-def set_link(
-    calls: Syscalls, ifindex: int, attributes: bytes = b"", *, flags: int = 0, change: int = 0
-) -> Result:
+def set_link(calls: Syscalls, ifindex: int, attributes: bytes) -> Result:
     """RTM_SETLINK: return what the kernel answers, success or not.
 
     Args:
         calls: where; the network namespace is that of the agent's thread.
         ifindex: of the interface.
         attributes: what `attribute` packed, end to end.
-        flags: `ifi_flags`, like IFF_UP.
-        change: which of the flags count.
 
     Raises:
         GuestError: there is no such socket.
     """
-    body = struct.pack("<BxHiII", 0, 0, ifindex, flags, change) + attributes
+    body = struct.pack("<BxHiII", 0, 0, ifindex, 0, 0) + attributes
     head = struct.pack("<IHHII", 16 + len(body), RTM_SETLINK, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
     fd = calls.must("socket", AF_NETLINK, SOCK_RAW, NETLINK_ROUTE).value
     try:
@@ -59,15 +54,6 @@ def set_link(
     if kind != NLMSG_ERROR:
         raise AssertionError(f"rtnetlink acknowledged with a message of type {kind}")
     return Result(error, -error)
-
-
-def set_up(calls: Syscalls, ifindex: int, *, up: bool) -> None:
-    """Set an interface up or down.
-
-    Raises:
-        GuestError: the kernel refuses it.
-    """
-    set_link(calls, ifindex, flags=IFF_UP * up, change=IFF_UP).must(f"setting it up: {up}")
 
 
 def set_xdp(calls: Syscalls, ifindex: int, prog: Program | None, mode: str) -> None:

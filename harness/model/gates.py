@@ -144,6 +144,12 @@ GRO = Gate(
     "4f8ab26a034f, 57efe762cd3c, bpf: cpumap: switch to GRO, reuse skb array",
     "booted: 6.1 without, 7.3 with",
 )
+SEVERAL_BUFFERS = Gate(
+    "virtio-net gives XDP programs frames that lie in several buffers",
+    (6, 3),
+    "fab89bafa95b, virtio-net: support multi-buffer xdp",
+    "read: 6.1, 6.12",
+)
 SKB_BUILT_BY_XDP = Gate(
     "net/core/xdp.c makes skbs of frames, not cpumap.c",
     (5, 12),

@@ -12,8 +12,8 @@ from scapy.layers.l2 import Dot1Q, Ether
 
 from harness.errors import UserError
 from harness.traffic.frames import (
+    JUMBO_BYTES,
     MAX_BYTES,
-    MIN_BYTES,
     PEER_MAC,
     TAG,
     TAG_MAGIC,
@@ -45,10 +45,12 @@ def sums_are_right(data: bytes) -> bool:
     return bool(bytes(packet) == data)
 
 
-SIZES = sorted({*range(MIN_BYTES, 80), 127, 128, 129, 590, 1280, 1500, *range(1508, MAX_BYTES + 1)})
+SIZES = sorted(
+    {*range(50, 80), 127, 128, 129, 590, 1280, 1500, *range(1508, MAX_BYTES + 1), JUMBO_BYTES}
+)
 
 
-@pytest.mark.parametrize("vlan", [None, 1, 42, 4094])
+@pytest.mark.parametrize("vlan", [None, 0, 1, 42, 4094])
 @pytest.mark.parametrize("protocol", ["udp", "tcp"])
 def test_every_size_is_a_sound_frame(protocol: str, vlan: int | None) -> None:
     least = Flow(0, "10.0.0.1", "10.0.0.2", MAC, protocol, size=MAX_BYTES, vlan=vlan).headers
@@ -157,9 +159,9 @@ def test_the_tag_is_the_guests() -> None:
     [
         ({"frames": -1}, "a flow of -1 frames"),
         ({"protocol": "sctp"}, "unknown protocol 'sctp': udp or tcp"),
-        ({"size": MIN_BYTES - 1}, "frames of 59 bytes: 60 to 1514"),
-        ({"size": MAX_BYTES + 1}, "frames of 1515 bytes"),
-        ({"vlan": 0}, "VLAN 0: ids go from 1 to 4094"),
+        ({"size": 49}, "udp frames of 49 bytes have no room: 50"),
+        ({"size": JUMBO_BYTES + 1}, "frames of 16385 bytes: 16384 at most"),
+        ({"vlan": -1}, "VLAN -1: ids go from 0 to 4094"),
         ({"vlan": 4095}, "VLAN 4095"),
         ({"protocol": "tcp", "size": 61}, "tcp frames of 61 bytes have no room: 62"),
         ({"protocol": "tcp", "vlan": 1, "size": 65}, "no room: 66"),

@@ -73,8 +73,8 @@ class Circumstances:
         ordered: frames of one producer to one entry keep their order. Not so when an element is
             replaced in flight.
         gro: frames may be merged before the stack's hop; `Hop.count` counts segments there.
-        intact: frames reach the stack as long as XDP saw them. Not so with VLAN tags, or with an
-            entry's program that moves head or tail.
+        intact: frames reach the stack as long as XDP saw them. Not so with an entry's program
+            that moves head or tail.
         live: numbers of the frames that come from BPF_F_TEST_XDP_LIVE_FRAMES, whose runner
             (test_run.c) traces no xdp_exception.
         redirects_traced: `xdp:xdp_redirect` was enabled, one record per frame.

@@ -7,6 +7,7 @@ so that a hundred thousand frames cost a fraction of a second.
 
 from __future__ import annotations
 
+import random
 import struct
 import zlib
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 TAG = struct.Struct("<HHI")
 TAG_MAGIC = 0xC9A7
 MIN_BYTES, MAX_BYTES = 60, 1514
+"""Of a frame on an Ethernet with its usual MTU."""
+JUMBO_BYTES = 16384
+"""More than this no case sends."""
 PEER_MAC = "52:54:00:63:70:f0"
 CHECKSUMS = ("right", "wrong", "none")
 
@@ -34,8 +38,10 @@ class Flow:
         protocol: "udp" or "tcp".
         source, destination: IPv4 addresses.
         source_port, destination_port: L4 ports.
-        size: bytes of a frame from the Ethernet header on, without FCS (60 to 1514).
-        vlan: VLAN id of an 802.1Q tag, or None.
+        size: bytes of a frame from the Ethernet header on, without FCS; virtual wires carry less
+            than 60, and more than 1514 where the MTU has been raised.
+        vlan: VLAN id of an 802.1Q tag, or None. A frame of VLAN 0 has a priority and no VLAN: the
+            stack takes it as if it had no tag.
         mac: destination MAC address.
         checksum: of L4: "right", "wrong" or (UDP) "none".
     """
@@ -56,10 +62,10 @@ class Flow:
             raise UserError(f"a flow of {self.frames} frames: it takes 0 or more")
         if self.protocol not in ("udp", "tcp"):
             raise UserError(f"unknown protocol {self.protocol!r}: udp or tcp")
-        if not MIN_BYTES <= self.size <= MAX_BYTES:
-            raise UserError(f"frames of {self.size} bytes: {MIN_BYTES} to {MAX_BYTES} are possible")
-        if self.vlan is not None and not 1 <= self.vlan <= 4094:
-            raise UserError(f"VLAN {self.vlan}: ids go from 1 to 4094")
+        if self.size > JUMBO_BYTES:
+            raise UserError(f"frames of {self.size} bytes: {JUMBO_BYTES} at most")
+        if self.vlan is not None and not 0 <= self.vlan <= 4094:
+            raise UserError(f"VLAN {self.vlan}: ids go from 0 to 4094")
         if self.size < (least := self.headers + TAG.size):
             raise UserError(f"{self.protocol} frames of {self.size} bytes have no room: {least}")
         if self.checksum not in CHECKSUMS or (self.protocol, self.checksum) == ("tcp", "none"):
@@ -226,4 +232,6 @@ def _template(flow: Flow) -> bytes:
     packet /= IP(src=flow.source, dst=flow.destination, id=0, flags="DF")
     packet /= UDP() if flow.protocol == "udp" else TCP(flags="A", seq=0, ack=1)
     packet.sport, packet.dport = flow.source_port, flow.destination_port
-    return bytes(packet / bytes(flow.size - flow.headers))
+    # no two places alike: a frame that is put together wrongly has another sum
+    filling = random.Random(flow.size).randbytes(flow.size - flow.headers - TAG.size)
+    return bytes(packet / (bytes(TAG.size) + filling))
