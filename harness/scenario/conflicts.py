@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.forms.model import Conflict
-from harness.scenario.objects import find_fault
+from harness.scenario.objects import find_fault, find_file_fault
 from harness.scenario.words import MAX_FRAMES
 from harness.traffic import frames as wire
 
@@ -82,8 +82,8 @@ def _check_files(scenario: Scenario) -> Iterator[Found]:
             if why := find_fault(path, steers=False, redirects=onward):
                 yield (*at, "object"), why
     for number, flow in enumerate(scenario.traffic):
-        if flow.pcap and not Path(flow.pcap).is_file():
-            yield ("traffic", number, "pcap"), f"there is no file {flow.pcap}"
+        if flow.pcap and (why := find_file_fault(Path(flow.pcap))):
+            yield ("traffic", number, "pcap"), why
 
 
 def _programs(scenario: Scenario) -> Iterator[tuple[tuple[str | int, ...], Program]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.forms.document import BROKEN, Document, Fault, Location
+from harness.scenario.objects import find_file_fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,12 +68,8 @@ class Layers:
             if len(seen) == MAX_LAYERS:
                 self._blame_extends(f"more than {MAX_LAYERS} files, each extending the next")
                 return
-            try:
-                readable = file.is_file()
-            except (OSError, ValueError):
-                readable = False
-            if not readable:
-                self._blame_extends(f"there is no file {file}")
+            if fault := find_file_fault(file):
+                self._blame_extends(fault)
                 return
 
     def _blame_extends(self, what: str) -> None:

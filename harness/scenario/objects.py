@@ -28,8 +28,11 @@ def find_fault(path: Path, *, steers: bool, redirects: bool = False) -> str | No
         steers: it is to steer frames; else its program goes into an entry.
         redirects: the entry's program redirects to CPUs.
     """
+    if fault := find_file_fault(path):
+        return fault
     try:
-        content = path.read_bytes() if path.stat().st_size <= MAX_BYTES else b""
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         return f"cannot read {path}: {why}"
@@ -47,6 +50,15 @@ def find_fault(path: Path, *, steers: bool, redirects: bool = False) -> str | No
     except (ELFError, KeyError, UnicodeDecodeError, ValueError, TypeError, AttributeError) as error:
         return f"{path} is no BPF object file ({error or type(error).__name__})"
     return _judge(found, steers=steers, redirects=redirects)
+
+
+def find_file_fault(path: Path) -> str | None:
+    """Say why there is no such file, or None; what is no plain file may never end."""
+    try:
+        return None if path.is_file() else f"there is no file {path}"
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        return f"cannot read {path}: {why}"
 
 
 def _judge(symbols: list[tuple[str, str]], *, steers: bool, redirects: bool) -> str | None:

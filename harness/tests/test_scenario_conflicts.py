@@ -53,7 +53,9 @@ HOLD = "{do: hold, cpu: 2}"
         ("expect: {dropped: [5]}", "expect.dropped"),
         ("socket: false\nexpect: {socket: 3}", "expect.socket: there is no socket"),
         ("needs: [grow]", "did you mean `gro`?"),
-        ("steer: {object: none.bpf.o}", "steer.object: cannot read "),
+        ("steer: {object: none.bpf.o}", "steer.object: there is no file "),
+        ("steer: {object: /dev/zero}", "steer.object: there is no file /dev/zero"),
+        (f"steer: {{object: {'x' * 999}}}", "steer.object: cannot read "),
     ],
 )
 def test_one_conflict(tmp_path: Path, more: str, fault: str) -> None:
@@ -67,6 +69,7 @@ def test_one_conflict(tmp_path: Path, more: str, fault: str) -> None:
         ("{frames: 3, rate: 5}\n  - {frames: 3}", "either all flows have a rate or none"),
         ("{frames: 3, rate: 5}\nrate: 9", "either all flows together have a rate, or each its own"),
         ("{frames: 3, pcap: x}\nsocket: false", "traffic[0].pcap: there is no file "),
+        (f"{{frames: 3, pcap: {'x' * 999}}}\nsocket: false", "traffic[0].pcap: cannot read "),
     ],
 )
 def test_traffic_that_cannot_be(tmp_path: Path, flow: str, fault: str) -> None:
@@ -89,7 +92,7 @@ def test_captures_have_what_flows_are_told(tmp_path: Path) -> None:
         ("{to_nic: 1}", "entries[1].program.to_nic: there is no NIC 1"),
         ("{to_nic: 0, to_map: 1}", "entries[1].program.to_map: it says which map"),
         ("{to_cpu: 0, onward: [1]}", "entries[1].program.onward: it tells of the program in"),
-        ("{object: x.o}", "entries[1].program.object: cannot read "),
+        ("{object: x.o}", "entries[1].program.object: there is no file "),
         (
             "passs",
             "found the text `passs`; allowed: pass, drop, aborted or tx; did you mean `pass`",

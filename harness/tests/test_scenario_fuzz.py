@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 import re
 from pathlib import Path
@@ -12,12 +13,33 @@ import pytest
 import yaml
 
 from harness.errors import ScenarioError
-from harness.scenario.load import dump_scenario, load_scenario
+from harness.scenario.load import dump_scenario, load_scenario, load_scenarios
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SEED = (Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml").read_text()
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+RICH = """\
+extends: base.yaml
+matrix: {cpus: [4, 8], qsize: [8], by: [flow]}
+nics: [{mode: native, receive_on: 1}, {}]
+offline: [3]
+socket: false
+needs: [gro]
+entries:
+  - {cpu: 1, qsize: 64, program: [pass, drop]}
+  - {cpu: 2, qsize: 64, program: {to_cpu: 0, to_map: 1}}
+  - {cpu: 0, qsize: 64, map: 1, program: {to_nic: 1}}
+traffic:
+  - {frames: 50, burst: 5, vlan: 3, nic: 1, protocol: tcp, size: 90}
+timeline:
+  - {do: hold, cpu: 1, at: 0}
+  - {do: update, cpu: 1, qsize: 9, at: 3, after: sent, program: drop, errno: EINVAL}
+  - {do: release, cpu: 1, at: 9}
+  - {do: wait, seconds: 0.5}
+expect: {delivered: {1: [3, 9]}, dropped: 0, shares: {2: 0.5}, within: 0.1, in_order: true}
+"""
+SEEDS = [(CONFIGS / "quickstart.yaml").read_text(), RICH]
 SCRAPS = [
     *("{", "}", "[", "]", ":", ",", "-", "- ", "\n", "\t", "  ", "#", "'", '"', "|", ">", "?", "!"),
     *("&a ", "*a", "<<: ", "---\n", "...\n", "%YAML 1.1\n", "!!int ", "!!set ", "!x ", "~", "null"),
@@ -25,6 +47,7 @@ SCRAPS = [
     *("2024-01-01", "é", "\x00", "\x7f", "\ufeff", "\ud7ff", "😀", "\r", "a: b\n", "cpus: 3\n"),
     *("entries", "traffic", "steer", "expect", "kernel", "{0: 1}", "[[]]", "{}", "[]", "path:"),
 ]
+ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "600"))
 VALUES: list[object] = [
     *(None, True, False, 0, -1, 1, 4, 2**31, 2**64, 10**30, 1.5, float("inf"), float("nan"), ""),
     *("x", "debian:6.1", "path:/x", "frame", "generic", "\n", "x" * 200, [], [[]], {}, {0: 1}),
@@ -32,8 +55,7 @@ VALUES: list[object] = [
 ]
 
 
-def mutate_text(draw: random.Random) -> bytes:
-    text = SEED
+def mutate_text(draw: random.Random, text: str) -> bytes:
     for _ in range(draw.randint(1, 4)):
         at = draw.randrange(len(text) + 1)
         to = min(len(text), at + draw.choice([0, 0, 1, 5, 40]))
@@ -41,15 +63,15 @@ def mutate_text(draw: random.Random) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def mutate_bytes(draw: random.Random) -> bytes:
-    content = bytearray(SEED.encode())
+def mutate_bytes(draw: random.Random, text: str) -> bytes:
+    content = bytearray(text.encode())
     for _ in range(draw.randint(1, 8)):
         content[draw.randrange(len(content))] = draw.randrange(256)
     return bytes(content[: draw.choice([len(content), draw.randrange(len(content))])])
 
 
-def mutate_data(draw: random.Random) -> bytes:
-    data = yaml.safe_load(SEED)
+def mutate_data(draw: random.Random, text: str) -> bytes:
+    data = yaml.safe_load(text)
     for _ in range(draw.randint(1, 3)):
         place, step = draw.choice([*_places(data)])
         if draw.random() < 0.7:
@@ -69,27 +91,30 @@ def _places(data: Any) -> list[tuple[Any, Any]]:
     return [place for step in steps for place in ((data, step), *_places(data[step]))]
 
 
+@pytest.mark.parametrize("seed", SEEDS, ids=["quickstart", "rich"])
 @pytest.mark.parametrize("mutate", [mutate_text, mutate_bytes, mutate_data])
 def test_no_mutation_ends_in_another_error(
-    tmp_path: Path, mutate: Callable[[random.Random], bytes]
+    tmp_path: Path, mutate: Callable[[random.Random, str], bytes], seed: str
 ) -> None:
     draw = random.Random(mutate.__name__)
     path = tmp_path / "mine.yaml"
-    place = re.compile(re.escape(f"{path}:") + r"\d+:\d+: .")
+    (tmp_path / "base.yaml").write_text(SEEDS[0])
+    place = re.compile(re.escape(f"{tmp_path}/") + r"[^:]+:\d+:\d+: .")
     accepted = refused = 0
     unplaced: list[str] = []
-    for _ in range(1000):
-        content = mutate(draw)
+    for _ in range(ROUNDS):
+        content = mutate(draw, seed)
         path.write_bytes(content)
         try:
-            scenario = load_scenario(path)
+            scenarios = load_scenarios(path)
         except ScenarioError as error:
             refused += 1
             unplaced += [line for line in error.message.split("\n") if not place.match(line)]
             continue
         accepted += 1
-        path.write_text(dump_scenario(scenario.expand()))
-        assert load_scenario(path) == scenario.expand()
+        for scenario in scenarios[:2]:
+            path.write_text(dump_scenario(scenario.expand()))
+            assert load_scenario(path) == scenario.expand()
     assert not unplaced
-    assert refused > 100
-    assert accepted > 5
+    assert refused > ROUNDS / 10
+    assert accepted > ROUNDS / 200

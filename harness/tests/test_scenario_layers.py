@@ -67,6 +67,7 @@ def test_each_fault_is_told_of_its_own_file(tmp_path: Path) -> None:
         ("extends: no.yaml\n", "", "mine.yaml:1:10: extends: there is no file "),
         ("extends: 3\n", "", "mine.yaml:1:10: extends: found the whole number `3`"),
         ("extends: [a]\n", "", "mine.yaml:1:10: extends: found a list of 1"),
+        (f"extends: {'x' * 999}\n", "", "mine.yaml:1:10: extends: cannot read "),
         ("extends: .\n", "", "mine.yaml:1:10: extends: there is no file "),
     ],
 )
