@@ -189,7 +189,7 @@ function drawTime() {
       const refused = sum(index, (i) => kind[i] === ENQUEUE, drops);
       rows.push({ ring: place, index, y, h: tallRing, qsize: each.qsize, peak: each.peak,
         title: `entry ${each.cpu}${several ? ` of map ${each.map}` : ""}`,
-        notes: [`qsize ${number(each.qsize)}`, `peak ${number(each.peak)}${refused ? `, \u2715 ${number(refused)}` : ""}`] });
+        notes: [each.qsize ? `qsize ${number(each.qsize)}` : "qsize not known", `peak ${number(each.peak)}${refused ? `, \u2715 ${number(refused)}` : ""}`] });
       y += tallRing + 5;
     });
   }
@@ -364,7 +364,7 @@ function drawTime() {
   function drawRing(each, bins) {
     frame(each);
     // a queue far from full is drawn to the scale of its peak, and says so
-    const low = each.peak < each.qsize / 8, top = low ? Math.max(each.peak * 1.25, 4) : Math.max(each.qsize, each.peak) * 1.08;
+    const low = each.peak < each.qsize / 8, top = low ? Math.max(each.peak * 1.25, 4) : Math.max(each.qsize, each.peak, 1) * 1.08;
     const floor = each.y + each.h - 2, reach = each.h - 6, wide = view[1] - view[0], bar = plot / bins;
     const colour = ink[hue(each.ring)];
     let n = bound(each.index, view[0]), level = n > 0 ? depth[each.index[n - 1]] : 0;

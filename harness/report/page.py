@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.machine.splats import find_splats
-from harness.report.depth import depths, ring_of
+from harness.report.depth import depths
 from harness.report.flow import COLUMNS, draw
 from harness.trace.events import (
     CpumapEnqueue,
@@ -113,16 +113,16 @@ def _tell_events(story: Story) -> tuple[dict[str, Any], list[dict[str, int]]]:
     """Return the events by column, times as the ns since the one before, and the rings."""
     shown = story.records[:MAX_EVENTS]
     known = {(ring.map_id, ring.cpu): ring.qsize for ring in story.rings}
-    for record in shown:
-        if (ring := ring_of(record)) is not None:
-            known.setdefault(ring, 0)  # a kthread away from its CPU, or a ring nobody told of
+    followed = list(depths(shown, story.rings))
+    for ring, _ in followed:
+        if ring is not None:
+            known.setdefault(ring, 0)  # one that nobody told of
     numbers = {ring: number for number, ring in enumerate(sorted(known))}
     peaks = dict.fromkeys(known, 0)
     columns: dict[str, list[int]] = {name: [] for name in ("dt", "k", "c", "r", "p", "d", "q", "s")}
     more: dict[int, dict[str, Any]] = {}
     before = start = shown[0].ts if shown else 0
-    for place, (record, depth) in enumerate(zip(shown, depths(shown), strict=True)):
-        ring = ring_of(record)
+    for place, (record, (ring, depth)) in enumerate(zip(shown, followed, strict=True)):
         frames, drops, sched = _weigh(record)
         values = (
             record.ts - before,

@@ -11,7 +11,7 @@ from itertools import count
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, get_args
 
-from harness.report.depth import depths, ring_of
+from harness.report.depth import depths, keys_of
 from harness.trace.events import CpumapEnqueue, CpumapKthread, Event, TypedRecord, event_name
 
 if TYPE_CHECKING:
@@ -58,14 +58,13 @@ class _Writer:
 
     def write(self) -> bytes:
         records = self._story.records
-        rings = {ring for ring in map(ring_of, records) if ring} | set(self._qsizes)
         for cpu in sorted({record.cpu for record in records}):
             self._track("cpu", cpu, name=f"CPU {cpu}")
-        for ring in sorted(rings):
+        for ring in sorted(keys_of(records, self._story.rings)):
             self._ring_track("waiting", ring)
-        for record, depth in zip(records, depths(records), strict=True):
+        followed = depths(records, self._story.rings)
+        for record, (here, depth) in zip(records, followed, strict=True):
             self._instant(record)
-            here = ring_of(record)
             if here is None:
                 continue
             self._counter(record.ts, self._ring_track("waiting", here), depth or 0)

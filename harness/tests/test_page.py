@@ -11,7 +11,7 @@ import pytest
 from harness.report import page
 from harness.report.depth import depths
 from harness.report.page import embed, render, tell
-from harness.report.story import Story
+from harness.report.story import Ring, Story
 from harness.tests.browser import Browser
 from harness.tests.stories import OOPS, busy, make_record, world
 from harness.trace.events import CpumapEnqueue, CpumapKthread, Event, XdpAction
@@ -61,7 +61,24 @@ def test_depth_is_what_went_in_less_what_came_out() -> None:
     elsewhere = CpumapEnqueue(0, 3, 5, 4, 8, 0, 2, 0)
     took = CpumapKthread(3, 4, 5, 4, 7, 0, 3, 0, 0, 0, 0)
     records: list[Record] = [native, generic, Event("x", 0, 2, {}), elsewhere, took, took]
-    assert list(depths(records)) == [6, 7, None, 8, 0, 0]
+    told = list(depths(records, []))
+    assert [depth for _, depth in told] == [6, 7, None, 8, 0, 0]
+    assert [ring for ring, _ in told] == [(5, 3), (5, 3), None, (5, 2), (5, 3), (5, 3)]
+
+
+def test_a_kthread_away_from_home_empties_the_fullest_ring() -> None:
+    records: list[Record] = [
+        CpumapEnqueue(0, 1, 5, 4, 8, 0, 2, 0),
+        CpumapEnqueue(0, 2, 5, 4, 4, 0, 3, 0),
+        CpumapEnqueue(0, 3, 6, 4, 8, 0, 1, 0),
+        CpumapKthread(1, 4, 5, 4, 6, 0, 1, 0, 0, 0, 0),
+        CpumapKthread(2, 5, 5, 4, 2, 0, 2, 0, 0, 0, 0),
+    ]
+    told = list(depths(records, []))
+    assert told[3:] == [((5, 2), 2), ((5, 2), 0)]
+    lone = [CpumapKthread(1, 4, 5, 4, 0, 0, 1, 0, 0, 0, 0)]
+    assert list(depths(lone, [Ring(5, 1, 8)])) == [((5, 1), 0)]
+    assert list(depths(lone, [])) == [((5, 1), 0)]
 
 
 def test_events_are_told_by_column() -> None:
