@@ -60,7 +60,14 @@ def test_counters_are_what_waits_and_what_was_refused() -> None:
             counters.setdefault(path(tracks, event.track_uuid), []).append(event.counter_value)
     waiting = {name for name in counters if "waiting" in name}
     assert waiting == {f"map 5 entry {cpu}: waiting of 256" for cpu in range(4)}
-    assert all(0 <= level <= 256 for name in waiting for level in counters[name])
+    entered: Counter[str] = Counter()
+    for record in story.records:
+        if isinstance(record, CpumapEnqueue):
+            entered[f"map 5 entry {record.to_cpu}: waiting of 256"] += record.accepted
+        elif isinstance(record, CpumapKthread):
+            entered[f"map 5 entry {record.kthread_cpu}: waiting of 256"] -= record.processed
+    assert {name: counters[name][-1] for name in waiting} == dict(entered)
+    assert max(level for name in waiting for level in counters[name]) == 256
     refused: Counter[str] = Counter()
     for record in story.records:
         if isinstance(record, CpumapEnqueue) and record.drops:
