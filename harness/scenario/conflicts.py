@@ -26,6 +26,11 @@ STEP_KEYS = {
 PROGRAM_KINDS = ("verdicts", "to_cpu", "to_nic", "object")
 FLOW_KEYS = ("size", "protocol", "source_port", "destination_port", "vlan")
 
+ETHERNET, VLAN = 14, 4
+"""Bytes of headers that are not of the MTU."""
+ONE_BUFFER = 3508
+"""Bytes of the longest frame that virtio-net has room for in a page beside what XDP needs."""
+
 Found = tuple[tuple[str | int, ...], str]
 
 
@@ -34,6 +39,8 @@ def find_conflicts(scenario: Scenario) -> Iterator[Conflict]:
     checks = (
         (_check_entries, {"entries", "cpus", "steer"}),
         (_check_guest, {"nics", "offline", "cpus"}),
+        (_check_nodes, {"nodes", "cpus", "memory_mib"}),
+        (_check_lengths, {"traffic", "mtu", "frags", "steer", "nics"}),
         (_check_files, {"entries", "steer", "timeline", "traffic"}),
         (_check_programs, {"entries", "timeline", "nics"}),
         (_check_expectations, {"expect", "cpus", "socket"}),
@@ -71,6 +78,26 @@ def _check_guest(scenario: Scenario) -> Iterator[Found]:
             yield ("offline", number), _beyond(cpu, scenario)
         elif cpu == 0:
             yield ("offline", number), "CPU 0 cannot go offline"
+
+
+def _check_nodes(scenario: Scenario) -> Iterator[Found]:
+    for key in ("cpus", "memory_mib"):
+        if (whole := getattr(scenario, key)) % scenario.nodes:
+            yield ("nodes",), f"{scenario.nodes} nodes cannot share `{key}: {whole}` equally"
+
+
+def _check_lengths(scenario: Scenario) -> Iterator[Found]:
+    for number, flow in enumerate(scenario.traffic):
+        at = ("traffic", number, "size")
+        least = flow.size - ETHERNET - (0 if flow.vlan is None else VLAN)
+        native = flow.nic < len(scenario.nics) and scenario.modes[flow.nic] == "native"
+        if least > scenario.mtu:
+            yield at, f"too large for `mtu: {scenario.mtu}`: it takes {least} or more"
+        elif native and flow.size > ONE_BUFFER and not scenario.frags:
+            why = f"frames of more than {ONE_BUFFER} bytes lie in several buffers: `frags: true`"
+            yield at, why
+    if scenario.frags and scenario.steer.object is not None:
+        yield ("frags",), "it is for the lab's own program; build yours with -DFRAGS instead"
 
 
 def _check_files(scenario: Scenario) -> Iterator[Found]:
@@ -138,7 +165,7 @@ def _check_traffic(scenario: Scenario) -> Iterator[Found]:
 
 
 def _check_flow(flow: Traffic, *, socket: bool) -> Iterator[tuple[str, str]]:
-    own = {"protocol": flow.protocol, "vlan": flow.vlan, "size": wire.MAX_BYTES}
+    own = {"protocol": flow.protocol, "vlan": flow.vlan, "size": wire.JUMBO_BYTES}
     least = wire.Flow(1, "", "", "", **own).headers + wire.TAG.size  # type: ignore[arg-type]
     if flow.size < least:
         tagged = "" if flow.vlan is None else " with a VLAN tag"

@@ -124,7 +124,7 @@ class Traffic(Model):
     size: int = Field(
         default=64,
         ge=wire.MIN_BYTES,
-        le=wire.MAX_BYTES,
+        le=wire.JUMBO_BYTES,
         description="bytes, from the Ethernet header on",
     )
     protocol: Literal["udp", "tcp"] = Field(default="udp", description="L4 protocol")

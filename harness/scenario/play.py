@@ -36,6 +36,7 @@ MISS_FLAGS = {"aborted": 0, "drop": 1, "pass": 2, "tx": 3}
 DRAIN_FRAMES = 8192
 """The guest's trace buffers are read so often while frames go in, for they would overrun."""
 POLL_S = 0.002
+DEFAULT_MTU = 1500
 OWN = "/own"
 """Where a user's object files go in the guest."""
 
@@ -68,6 +69,9 @@ class Play:
         self.rewrites = False
         for cpu in scenario.offline:
             self._set_online(cpu, online=False)
+        for number, _ in enumerate(scenario.nics):
+            if scenario.mtu != DEFAULT_MTU:
+                guest.set_mtu(number, scenario.mtu)
         self.steering = Steering(
             guest,
             Plan(
@@ -81,6 +85,7 @@ class Play:
                 nics=tuple(range(len(scenario.nics))),
                 maps=scenario.maps,
                 gro=bool(scenario.gro),
+                frags=scenario.frags,
                 object=self._upload(scenario.steer.object) if scenario.steer.object else "",
             ),
         )

@@ -170,7 +170,8 @@ def _carry_through(
 ) -> Judgement:
     watch.say(f"looking for {spec}")
     found.kernel = lab.kernel(spec)
-    for need in {*scenario.needs, *scenario.modes} & NEEDS.keys():
+    needs = {*scenario.needs, *scenario.modes, *(["frags"] if scenario.frags else [])}
+    for need in needs & NEEDS.keys():
         gate = NEEDS[need]
         if not gate.holds(found.kernel.numbers):
             why = f"{gate.what}: since {'.'.join(map(str, gate.since))} ({gate.source})"
@@ -179,7 +180,11 @@ def _carry_through(
     version = ".".join(map(str, lab.qemu.version))
     found.qemu = QemuRecord(version, lab.accel.name, lab.threads)
     topology = Topology(
-        scenario.cpus, scenario.memory_mib, nics=len(scenario.nics), append=scenario.append
+        scenario.cpus,
+        scenario.memory_mib,
+        nics=len(scenario.nics),
+        append=scenario.append,
+        nodes=scenario.nodes,
     )
     watch.say(f"booting {found.kernel.release}")
     try:

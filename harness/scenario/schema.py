@@ -24,13 +24,20 @@ from harness.scenario.parts import (
     listed,
 )
 from harness.scenario.words import MAX_NICS, SPECS, Cpus, FilePath, Key, Rate, Title
+from harness.traffic.frames import JUMBO_BYTES
 
 MAX_MEMORY_MIB = 65536
+MIN_MTU = 576
 MAX_FLOWS = 1024
 MAX_STEPS = 1000
 EPHEMERAL = range(32768, 61000)
 """Linux's own range of source ports."""
-NEEDS = {"gro": gates.GRO, "generic": gates.STACK_KNOWS_CPUMAP_GENERIC}
+NEEDS = {
+    "gro": gates.GRO,
+    "generic": gates.STACK_KNOWS_CPUMAP_GENERIC,
+    "every-skb": gates.EVERY_SKB_RUN,
+    "frags": gates.SEVERAL_BUFFERS,
+}
 """Behaviours that a scenario may need of its kernel."""
 
 
@@ -45,7 +52,7 @@ class Scenario(Model):
         Field(min_length=1),
         SPECS,
     ] = Field(default=(), description="the kernels to run it on, one after the other")
-    needs: tuple[Literal["gro", "generic"], ...] = Field(
+    needs: tuple[Literal["gro", "generic", "every-skb", "frags"], ...] = Field(
         default=(), description="what a kernel must be able to do, or the scenario is skipped"
     )
     append: Annotated[Line, Field(max_length=MAX_APPEND)] = Field(
@@ -57,6 +64,17 @@ class Scenario(Model):
     )
     memory_mib: int = Field(
         default=512, ge=MIN_MEMORY_MIB, le=MAX_MEMORY_MIB, description="RAM of the guest in MiB"
+    )
+    nodes: Annotated[int, Field(ge=1, le=8)] = Field(
+        default=1, description="NUMA nodes; each has its equal part of the CPUs and the memory"
+    )
+    mtu: Annotated[int, Field(ge=MIN_MTU, le=JUMBO_BYTES)] = Field(
+        default=1500, description="MTU of the NICs"
+    )
+    frags: bool = Field(
+        default=False,
+        description="the XDP programs take frames in several buffers: in native mode those of more "
+        "than 3508 bytes",
     )
     nics: Annotated[tuple[Nic, ...], Field(min_length=1, max_length=MAX_NICS)] = Field(
         default=(Nic(),), description="the NICs of the guest"

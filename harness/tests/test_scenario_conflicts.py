@@ -44,6 +44,7 @@ HOLD = "{do: hold, cpu: 2}"
         ("timeline: [{do: delete, cpu: 3, errno: EEXISTS}]", "the name of an errno, such as"),
         ("nics: [{receive_on: 4}]", "nics[0].receive_on: there is no CPU 4"),
         ("nics: []", "nics: found an empty list"),
+        ("nodes: 3\nmemory_mib: 300", "nodes: 3 nodes cannot share `cpus: 4` equally"),
         ("offline: [0]", "offline[0]: CPU 0 cannot go offline"),
         ("offline: [7]", "offline[0]: there is no CPU 7"),
         ("expect: {within: 0.1}", "expect.within: it says how far `shares` may be off"),
@@ -65,6 +66,8 @@ def test_one_conflict(tmp_path: Path, more: str, fault: str) -> None:
 @pytest.mark.parametrize(
     ("flow", "fault"),
     [
+        ("{frames: 3, size: 1515}", "traffic[0].size: too large for `mtu: 1500`: it takes 1501"),
+        ("{frames: 3, size: 3509}\nmtu: 9000", "of more than 3508 bytes lie in several buffers"),
         ("{frames: 3, nic: 1}", "traffic[0].nic: there is no NIC 1: the guest has NIC 0"),
         ("{frames: 3, rate: 5}\n  - {frames: 3}", "either all flows have a rate or none"),
         ("{frames: 3, rate: 5}\nrate: 9", "either all flows together have a rate, or each its own"),

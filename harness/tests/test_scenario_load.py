@@ -231,7 +231,7 @@ def test_billion_laughs_are_not_funny(tmp_path: Path) -> None:
         ),
         (
             "frames: 4000",
-            "{frames: 1, size: 1515}",
+            "{frames: 1, size: 70000}",
             "6:23: traffic[0].size: found the whole number",
         ),
         (
