@@ -9,6 +9,7 @@ from harness.forms.model import Conflict
 from harness.scenario.objects import find_fault, find_file_fault
 from harness.scenario.words import MAX_FRAMES
 from harness.traffic import frames as wire
+from harness.traffic.turns import Pace, take_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +22,7 @@ STEP_KEYS = {
     **ENTRY_KEYS,
     **dict.fromkeys(("hold", "release", "offline", "online"), ("cpu",)),
     **dict.fromkeys(("detach", "close", "wait"), ()),
+    "remove_nic": ("nic",),
 }
 """The keys that each action needs; updates may have a program, actions on entries a map."""
 PROGRAM_KINDS = ("verdicts", "to_cpu", "to_nic", "object")
@@ -46,6 +48,7 @@ def find_conflicts(scenario: Scenario) -> Iterator[Conflict]:
         (_check_expectations, {"expect", "cpus", "socket"}),
         (_check_traffic, {"traffic", "socket", "nics", "rate"}),
         (_check_steps, {"timeline", "traffic", "entries"}),
+        (_check_removals, {"timeline", "traffic", "nics"}),
         (_check_holds, {"timeline", "entries", "cpus"}),
         (_check_entry_steps, {"timeline", "entries"}),
     )
@@ -228,12 +231,31 @@ def _check_step_keys(at: tuple[str | int, ...], step: Step) -> Iterator[Found]:
     allowed = {*needed}
     if step.do in ENTRY_KEYS:
         allowed |= {"map"} if step.do == "delete" else {"map", "program"}
-    for key in ("cpu", "qsize", "program", "map"):
-        given = getattr(step, key) not in (None, 0) or (key == "cpu" and step.cpu == 0)
+    for key in ("cpu", "qsize", "program", "map", "nic"):
+        value = getattr(step, key)
+        given = value is not None and (key != "map" or value)
         if key in needed and getattr(step, key) is None:
             yield (*at, "do"), f"`{step.do}` needs the key `{key}`"
         elif given and key not in allowed:
             yield (*at, key), f"`{step.do}` has no use for it"
+
+
+def _check_removals(scenario: Scenario) -> Iterator[Found]:
+    for number, step in enumerate(scenario.timeline):
+        if step.do != "remove_nic" or step.nic is None:
+            continue
+        at = ("timeline", number, "nic")
+        if step.nic >= len(scenario.nics):
+            yield at, _no_nic(step.nic, scenario)
+        elif step.seconds is not None or step.after == "sent":
+            why = "frames may be on their way to it: say `after: rest` (`offered` is a known bug)"
+            yield ("timeline", number, "do"), why
+        else:
+            sent = scenario.frames if step.at is None else step.at
+            paces = [Pace(flow.frames, flow.rate, flow.burst) for flow in scenario.traffic]
+            later = take_turns(paces, rate=scenario.rate).flows[sent:]
+            if any(scenario.traffic[flow].nic == step.nic for flow in set(later)):
+                yield at, f"frames go to NIC {step.nic} after it has gone"
 
 
 def _check_holds(scenario: Scenario) -> Iterator[Found]:

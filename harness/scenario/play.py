@@ -199,6 +199,8 @@ class Play:
                 self._collect(cpu)
             elif step.do == "detach":
                 self.steering.detach()
+            elif step.do == "remove_nic":
+                self._remove_nic(step.nic or 0)
             elif step.do == "close":
                 self.steering.dismantle()
         except GuestError as error:
@@ -240,6 +242,10 @@ class Play:
             self.failures.append(
                 f"timeline[{number}]: {step.do}{whom}: expected {wanted}, found {found}"
             )
+
+    def _remove_nic(self, nic: int) -> None:
+        device = self._guest.link_target(f"/sys/class/net/{interface_name(nic)}/device").name
+        self._guest.write("/sys/bus/virtio/drivers/virtio_net/unbind", device)
 
     def _set_online(self, cpu: int, *, online: bool) -> None:
         self._guest.write(f"/sys/devices/system/cpu/cpu{cpu}/online", str(int(online)))

@@ -42,6 +42,13 @@ HOLD = "{do: hold, cpu: 2}"
         ("timeline: [{do: replace, cpu: 3, qsize: 8}]", "CPU 3 has no entry to replace"),
         ("timeline: [{do: relase, cpu: 3}]", "did you mean `release`?"),
         ("timeline: [{do: delete, cpu: 3, errno: EEXISTS}]", "the name of an errno, such as"),
+        ("timeline: [{do: remove_nic}]", "timeline[0].do: `remove_nic` needs the key `nic`"),
+        ("timeline: [{do: remove_nic, nic: 0}]", "timeline[0].do: frames may be on their way"),
+        ("timeline: [{do: remove_nic, nic: 1, after: rest}]", "timeline[0].nic: there is no NIC 1"),
+        (
+            "timeline: [{do: remove_nic, nic: 0, after: rest, at: 3999}]",
+            "timeline[0].nic: frames go to NIC 0 after it has gone",
+        ),
         ("nics: [{receive_on: 4}]", "nics[0].receive_on: there is no CPU 4"),
         ("nics: []", "nics: found an empty list"),
         ("nodes: 3\nmemory_mib: 300", "nodes: 3 nodes cannot share `cpus: 4` equally"),
