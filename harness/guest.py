@@ -34,6 +34,7 @@ SIOCGIFINDEX, SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCSIFADDR = 0x8933, 0x8913, 0x8914, 
 IFF_UP = 1
 SYSLOG_READ_ALL, SYSLOG_SIZE = 3, 10
 AF_INET, SOCK_DGRAM = 2, 2
+AT_FDCWD, O_DIRECTORY = -100, 0o200000
 CLOCK_MONOTONIC_COARSE = 6
 SIGKILL = 9
 AT_FDCWD, O_CLOEXEC, CLONE_NEWNET = -100, 0o2000000, 0x40000000
@@ -220,6 +221,22 @@ class Guest:
             GuestError: the NIC, or the XDP program on it, cannot take frames of that size.
         """
         self.write(f"/sys/class/net/{interface_name(nic)}/mtu", str(mtu))
+
+    def own_threads(self) -> list[int]:
+        """Return the thread ids of the agent (getdents64(2) of /proc/self/task)."""
+        calls, path = self.calls, b"/proc/self/task\0"
+        directory = calls.must("openat", AT_FDCWD, path, O_DIRECTORY, why="/proc/self/task").value
+        entries = Buffer(4096, returned=True)
+        size = calls.must("getdents64", directory, entries, len(entries.content)).value
+        calls.must("close", directory)
+        tids, at = [], 0
+        while at < size:
+            (length,) = struct.unpack_from("<H", entries.content, at + 16)
+            name = entries.content[at + 19 : at + length].partition(b"\0")[0]
+            if name.isdigit():
+                tids.append(int(name))
+            at += length
+        return tids
 
     def dmesg(self) -> str:
         """Return the kernel's message buffer (syslog(2))."""

@@ -6,7 +6,10 @@ by which a CPU takes part in the life of the others are put above the spinner: a
 keeps its CPU's softirqs from running at all on older kernels (before d15121be7485, 6.5), RCU's
 among them; PREEMPT_RT has a kthread for RCU's own work, rcuc, without which no grace period ends
 (kernel/rcu/tree.c, rcu_cpu_kthread), and another that lends its priority to a reader that the
-spinner keeps from its end, rcub; and only cpuhp takes a CPU offline.
+spinner keeps from its end, rcub; there, too, timers and irq_work have theirs; and only cpuhp takes
+a CPU offline. Interrupts have threads under PREEMPT_RT, of priority 50: the spinner's is the lowest
+of its class, so that the agent's link and the NICs go on. The agent's own threads leave the CPU:
+one that is starved with a lock of their process would stop them all.
 """
 
 from __future__ import annotations
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
     from harness.steering import Steering
 
 SCHED_FIFO = 1
-SPINNER_PRIORITY, SERVANT_PRIORITY = 50, 60
-SERVANTS = ("ksoftirqd/", "rcuc/", "rcub/", "cpuhp/")
+SPINNER_PRIORITY, SERVANT_PRIORITY = 1, 60
+SERVANTS = ("ksoftirqd/", "ktimers/", "irq_work/", "rcuc/", "rcub/", "cpuhp/")
 ENOENT = 2
 
 
@@ -57,7 +60,8 @@ class Hold:
             self._switch_off_servers(cpu)
             others &= ~(1 << cpu)
         mask = struct.pack("<Q", others)
-        guest.calls.must("sched_setaffinity", 0, len(mask), mask, why="agent")
+        for tid in guest.own_threads():
+            guest.calls.must("sched_setaffinity", tid, len(mask), mask, why="agent")
         self._pids = [guest.spawn("spin", cpu, SCHED_FIFO, SPINNER_PRIORITY) for cpu in self._cpus]
         self._taken = self._look()
         return self

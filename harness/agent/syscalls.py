@@ -33,6 +33,7 @@ NR = {
     "sched_setscheduler": 144,
     "sched_setaffinity": 203,
     "clock_getres": 229,
+    "getdents64": 217,
     "clock_gettime": 228,
     "openat": 257,
     "unshare": 272,
