@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from functools import cache
 from pathlib import Path
 
 import platformdirs
@@ -38,12 +40,27 @@ def built(name: str) -> Path:
     """Return what `make -C guest` built, such as "agent" or "steer.bpf.o".
 
     Raises:
-        ToolMissing: it has not been built.
+        ToolMissing: it has not been built, or not since its sources were changed.
     """
     path = REPO / "build" / "guest" / name
     if not path.is_file():
         raise ToolMissing(f"{path} has not been built", remedy="run `ci/setup`")
+    if _is_stale(REPO / "guest"):
+        raise ToolMissing(
+            f"what lies in {path.parent} is older than its sources in {REPO / 'guest'}",
+            remedy="run `make -C guest`",
+        )
     return path
+
+
+@cache
+def _is_stale(sources: Path) -> bool:
+    """Ask make whether something is to be built; where there is no make, nothing is."""
+    try:
+        asked = subprocess.run(["make", "-q", "-C", sources], capture_output=True, check=False)
+    except FileNotFoundError:
+        return False
+    return asked.returncode == 1  # 2: no sources, or it cannot tell
 
 
 def built_objects() -> list[Path]:
