@@ -18,6 +18,7 @@ COMMANDS = {
     "check": ("harness.scenario.cli", "Check scenarios without running them."),
     "matrix": ("harness.matrix.cli", "Run the cases on many kernels and print a grid."),
     "rerun": ("harness.scenario.cli", "Repeat a run, and say what has changed since."),
+    "diff": ("harness.scenario.cli", "Compare two runs, and say what was not the same."),
     "schema": (
         "harness.scenario.cli",
         "Print the JSON Schema of scenarios, for editors that complete and check keys.",

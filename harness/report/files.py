@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from harness.trace.events import Record
 
 MAX_LINES_BYTES = 16 << 20
+TRACE = "trace.pftrace.gz"
 
 
 def make_files(story: Story) -> dict[str, str | bytes]:
@@ -33,7 +34,7 @@ def make_files(story: Story) -> dict[str, str | bytes]:
         "dmesg.txt": story.dmesg,
     }
     if story.records:
-        files["trace.pftrace.gz"] = write_perfetto(story)
+        files[TRACE] = write_perfetto(story)
     if story.frames:
         files["injected.pcap"] = write_injected(story)
         files["delivered.pcap"] = write_delivered(story)

@@ -6,7 +6,10 @@ Source: protos/perfetto/trace/track_event/track_event.proto of Perfetto.
 from __future__ import annotations
 
 import gzip
-from dataclasses import fields
+import re
+import zlib
+from collections import Counter
+from dataclasses import dataclass, fields
 from itertools import count
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, get_args
@@ -15,7 +18,7 @@ from harness.report.depth import depths, keys_of
 from harness.trace.events import CpumapEnqueue, CpumapKthread, Event, TypedRecord, event_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from harness.report.depth import Key
     from harness.report.story import Story
@@ -33,6 +36,41 @@ def _others(kind: type[TypedRecord]) -> tuple[tuple[str, ...], attrgetter[tuple[
 
 FIELDS = {kind: _others(kind) for kind in get_args(TypedRecord)}
 """The other fields of each kind of record, and what takes them; those that are 0 are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The events of a trace.
+
+    Attributes:
+        events: how many there are, by name; "enqueue" and "take" are cpumap's own two.
+        span_s: from the first to the last, in seconds.
+    """
+
+    events: Mapping[str, int]
+    span_s: float
+
+
+def count_events(packed: bytes) -> Counts:
+    """Count the events of a trace that `write_perfetto` wrote.
+
+    Raises:
+        ValueError: it is none.
+    """
+    from google.protobuf.message import DecodeError  # noqa: PLC0415
+    from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as protos  # noqa: PLC0415
+
+    try:
+        trace = protos.Trace.FromString(gzip.decompress(packed))
+    except (OSError, EOFError, zlib.error, DecodeError) as error:
+        raise ValueError(str(error)) from None
+    if not trace.packet:  # gzip takes nothing for the packed form of nothing
+        raise ValueError("it is empty")
+    instant = protos.TrackEvent.TYPE_INSTANT
+    found = [packet for packet in trace.packet if packet.track_event.type == instant]
+    times = [packet.timestamp for packet in found] or [0]
+    names = (re.sub(r"^(enqueue|take) \d.*", r"\1", packet.track_event.name) for packet in found)
+    return Counts(dict(sorted(Counter(names).items())), (max(times) - min(times)) / 1e9)
 
 
 def write_perfetto(story: Story) -> bytes:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import ScenarioError
+from harness.report.record import CpuRecord, QemuRecord
 from harness.scenario.results import FORMAT
 from harness.scenario.schema import Scenario
+from harness.trace.latency import Waits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,12 +34,20 @@ class Kept:
         verdict: how it ended.
         recipe: what it was made from.
         ledger: its accounts.
+        reasons: why it did not pass.
+        qemu: the machine that it ran on.
+        per_cpu: its counts by destination CPU.
+        waits: how long frames waited in rings, by CPU.
     """
 
     scenario: Scenario
     verdict: str
     recipe: Mapping[str, Any]
     ledger: Mapping[str, Any]
+    reasons: tuple[str, ...] = ()
+    qemu: QemuRecord = field(default_factory=QemuRecord)
+    per_cpu: tuple[CpuRecord, ...] = ()
+    waits: Mapping[int, Waits] = field(default_factory=dict)
 
 
 def read_run(path: Path) -> Kept:
@@ -72,7 +82,7 @@ def read_run(path: Path) -> Kept:
         recipe, ledger = told["recipe"] or {}, told["ledger"] or {}
         if not isinstance(recipe, dict) or not isinstance(ledger, dict):
             raise TypeError
-        return Kept(scenario, str(told["verdict"]), recipe, ledger)
+        kept = Kept(scenario, str(told["verdict"]), recipe, ledger)
     except ValidationError as error:
         each = error.errors(include_url=False)[0]
         raise ScenarioError(
@@ -80,17 +90,26 @@ def read_run(path: Path) -> Kept:
         ) from None
     except (KeyError, TypeError):
         raise ScenarioError(f"{file} is no whole run.json of cpumap-lab") from None
+    try:
+        recorded = {
+            name: kind.validate_python(told[key])
+            for name, (key, kind) in _RECORDED.items()
+            if key in told
+        }
+        return replace(kept, **recorded)
+    except ValidationError:
+        raise ScenarioError(f"{file} is no whole run.json of cpumap-lab") from None
 
 
 def differences(before: Kept, now: Outcome) -> Iterator[str]:
     """Yield what is not as it was: what the run was made from, and what came of it."""
     old, new = dict(before.recipe), dict(now.recipe)
     kernels = old.pop("kernel", None) or {}, new.pop("kernel", None) or {}
-    pairs = [(f"kernel {key}", kernels[0].get(key), kernels[1].get(key)) for key in _KERNEL_KEYS]
+    pairs = [(f"kernel {key}", kernels[0].get(key), kernels[1].get(key)) for key in KERNEL_KEYS]
     pairs += [(key, old.get(key), new.get(key)) for key in ("initramfs", "qemu", "accelerator")]
     changed = [(what, was, is_) for what, was, is_ in pairs if was != is_]
     for what, was, is_ in changed:
-        yield f"changed: {what} was {_short(was)}, is {_short(is_)}"
+        yield f"changed: {what} was {shorten(was)}, is {shorten(is_)}"
     if not changed:
         yield "unchanged: kernel, initramfs, QEMU"
     if before.verdict != now.record.verdict.value:
@@ -102,7 +121,14 @@ def differences(before: Kept, now: Outcome) -> Iterator[str]:
             yield f"changed: {account} was {was}, is {is_}"
 
 
-_KERNEL_KEYS = ("release", "version", "sha256")
+_RECORDED: Mapping[str, tuple[str, TypeAdapter[Any]]] = {
+    "reasons": ("reasons", TypeAdapter(tuple[str, ...])),
+    "qemu": ("qemu", TypeAdapter(QemuRecord)),
+    "per_cpu": ("per_cpu", TypeAdapter(tuple[CpuRecord, ...])),
+    "waits": ("wait_us", TypeAdapter(dict[int, Waits])),
+}
+"""Fields of `Kept` that run.json has beyond what a run is done again from: key and type."""
+KERNEL_KEYS = ("release", "version", "sha256")
 
 
 def _revive(data: Any) -> Any:
@@ -113,7 +139,8 @@ def _revive(data: Any) -> Any:
     return tuple(map(_revive, data)) if isinstance(data, list) else data
 
 
-def _short(value: object) -> str:
+def shorten(value: object) -> str:
+    """Return a value as text, a digest by its first characters."""
     text = str(value)
     is_digest = len(text) == 64 and not set(text) - set("0123456789abcdef")
     return text[:SHOWN] if is_digest else text

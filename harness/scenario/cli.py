@@ -1,4 +1,4 @@
-"""`cpumap-lab run`, `check`, `rerun` and `schema`: scenarios from the command line."""
+"""`cpumap-lab run`, `check`, `rerun`, `diff` and `schema`: scenarios from the command line."""
 
 from __future__ import annotations
 
@@ -180,6 +180,44 @@ def rerun(run: Path) -> None:
     for line in differences(before, outcomes[0]):
         click.echo(line)
     click.get_current_context().exit(worst_status([outcomes[0].record.verdict]))
+
+
+@click.command("diff")
+@click.argument("run_a", type=click.Path(path_type=Path))
+@click.argument("run_b", type=click.Path(path_type=Path))
+@click.option("--all", "every", is_flag=True, help="Show what was the same as well.")
+@click.option("--html", type=REPORT, help="Write the comparison there as one page.")
+@click.option("--json", "as_json", is_flag=True, help="Print all rows as a JSON array.")
+def diff(run_a: Path, run_b: Path, every: bool, html: TextIO | None, as_json: bool) -> None:
+    """Compare two runs, and say what was not the same.
+
+    Each is a directory of results, or the run.json in it. What they were made from (kernel, QEMU,
+    scenario) comes first, then what came of them. Only the latter decides the exit status, and of
+    it neither events nor waits, which are never twice the same.
+
+    \b
+    Example:
+      cpumap-lab diff RESULTS_OF_6.1 RESULTS_OF_7.3 --html diff.html
+
+    \b
+    Exit status:
+      0    the same came of both
+      1    it differs: verdict, reasons, answers, books, CPUs
+      2    one of them cannot be read, or is no run
+    """  # noqa: D301
+    # protobuf and rich take a while to import: not for `check`
+    from harness.report.diff import render_diff, show_table  # noqa: PLC0415
+    from harness.scenario.diff import compare, read_side  # noqa: PLC0415
+
+    rows = compare(read_side(run_a), read_side(run_b))
+    names = click.format_filename(run_a), click.format_filename(run_b)
+    if html:
+        html.write(render_diff(names, rows))
+    if as_json:
+        click.echo(json.dumps([row.to_json() for row in rows], indent=1))
+    else:
+        show_table(names, rows, every=every)
+    click.get_current_context().exit(int(any(row.counts for row in rows)))
 
 
 def load_all(files: Iterable[Path], overrides: Mapping[str, object]) -> list[tuple[Path, Scenario]]:
