@@ -9,7 +9,7 @@ from harness.tests.browser import Browser
 from harness.tests.test_junit_ktap import HOSTILE, RUNS, run
 from harness.verdict import Verdict
 
-PLACE = Path("/work/results")
+PLACE = Path("/srv/results")
 
 
 def test_a_row_for_each_scenario_and_a_column_for_each_kernel() -> None:
