@@ -77,6 +77,14 @@ def test_clones_of_one_snapshot_do_not_see_each_other(a_kernel: str, frozen: Pat
     assert (after.st_mtime_ns, after.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns)
 
 
+def test_a_clone_does_not_announce_itself(a_kernel: str, frozen: Path) -> None:
+    """QEMU would have a guest that has moved send ARP, at once and four times more."""
+    with Lab().open(a_kernel, SMALL) as guest:
+        assert is_healthy(guest)
+        sent = guest.read("/sys/class/net/eth0/statistics/tx_packets")
+        assert int(sent) == 0
+
+
 def test_a_guest_that_is_frozen_where_it_stands_runs_on(a_kernel: str, tmp_path: Path) -> None:
     lab, state = Lab(), tmp_path / "state"
     with lab.open(a_kernel, SMALL) as guest:

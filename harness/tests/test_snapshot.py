@@ -183,12 +183,14 @@ def test_a_clone_runs_on_the_snapshots_ram(recipe: Recipe) -> None:
     assert fake.ram == snapshot.directory / "ram"
     assert [name for name, _ in fake.said] == [
         "migrate-set-capabilities",
+        "migrate-set-parameters",
         "migrate-incoming",
         "query-migrate",
         "query-status",
         "cont",
     ]
-    assert fake.said[1][1] == {"uri": f"file:{snapshot.directory}/state"}
+    assert fake.said[1][1] == {"announce-rounds": 0}
+    assert fake.said[2][1] == {"uri": f"file:{snapshot.directory}/state"}
     assert not fake.closed
 
 
@@ -220,7 +222,7 @@ def test_a_guest_is_frozen_where_it_stands_and_thawed(recipe: Recipe, tmp_path: 
     thaw(recipe, path)
     fake = FakeMachine.made[-1]
     assert (fake.incoming, fake.ram) == (True, None)
-    assert fake.said[1][1] == {"uri": f"exec:gzip -dc {shlex.quote(str(path))}"}
+    assert fake.said[2][1] == {"uri": f"exec:gzip -dc {shlex.quote(str(path))}"}
     assert fake.said[-1][0] == "cont"
 
 
