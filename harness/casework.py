@@ -15,8 +15,7 @@ from harness.model.control import Entry
 from harness.model.datapath import Queue
 from harness.model.facts import Facts
 from harness.model.gates import LIVE_FRAMES
-from harness.plan import Plan
-from harness.steering import Steering
+from harness.steering import Plan, Steering
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

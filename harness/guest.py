@@ -124,6 +124,10 @@ class Guest:
         """Number of its CPUs."""
         return self.machine.recipe.topology.cpus
 
+    def mac(self, nic: int) -> str:
+        """Return the hardware address of one of its NICs."""
+        return self.machine.recipe.topology.devices[nic].mac
+
     def read(self, path: str) -> str:
         """Return the text of a file in the guest.
 

@@ -42,13 +42,13 @@ def tell(
     """
     evidence = steering.evidence if steering else None
     arrived = evidence.arrived if evidence else None
-    rings = steering.rings if steering else {}
+    rings = steering.cpumaps.rings if steering else {}
     return Story(
         record=record,
         books=books,
         records=guest.tracer.trace().records if guest else (),
         rings=[Ring(map_id, cpu, qsize) for (map_id, cpu), qsize in sorted(rings.items())],
-        frames=steering.frames if steering else (),
+        frames=steering.traffic.frames if steering else (),
         arrivals=[
             Arrival(frame, arrived.cpu[frame], arrived.order[frame])
             for frame in range(len(arrived or ()))

@@ -18,8 +18,7 @@ from harness.lab import Lab
 from harness.machine.qemu import find_qemu
 from harness.machine.snapshot import _checksum, _seal, freeze, thaw
 from harness.machine.topology import Topology
-from harness.plan import Plan
-from harness.steering import Steering
+from harness.steering import Plan, Steering
 from harness.verdict import Verdict
 
 if TYPE_CHECKING:

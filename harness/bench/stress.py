@@ -11,8 +11,7 @@ from harness.bench.series import BROKEN, Failure, Summary, summarise
 from harness.errors import LabError, TraceError, TrafficError
 from harness.guest import Guest
 from harness.machine.snapshot import clone
-from harness.plan import Plan
-from harness.steering import Steering
+from harness.steering import Plan, Steering
 
 if TYPE_CHECKING:
     from collections.abc import Callable

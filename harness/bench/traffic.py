@@ -24,8 +24,7 @@ from harness.guest import Guest
 from harness.machine.process import Process
 from harness.machine.snapshot import clone
 from harness.paths import cache_dir
-from harness.plan import Plan
-from harness.steering import Steering
+from harness.steering import Plan, Steering
 from harness.traffic.frames import Flow, build_frames
 from harness.traffic.socket import SocketInjector
 

@@ -12,10 +12,9 @@ from harness.entries import load_device, load_onward, load_verdicts
 from harness.errors import GuestError
 from harness.guest import interface_name
 from harness.hold import Hold
-from harness.plan import Plan
 from harness.scenario.conflicts import FLOW_KEYS
 from harness.scenario.sender import Sender
-from harness.steering import Steering
+from harness.steering import Plan, Steering
 from harness.trace.events import XdpAction
 from harness.traffic.frames import build_frames
 from harness.traffic.pcap import Capture, read_capture
@@ -144,8 +143,7 @@ class Play:
 
     def _source(self, flow: parts.Traffic) -> Flow | Capture:
         if flow.pcap:
-            mac = self._guest.machine.recipe.topology.devices[flow.nic].mac
-            raw = bytes.fromhex(mac.replace(":", ""))
+            raw = bytes.fromhex(self._guest.mac(flow.nic).replace(":", ""))
             capture = read_capture(Path(flow.pcap), most=flow.frames, mac=raw)
             self.steering.resizes()  # VLAN tags are stripped
             if capture.left_out:

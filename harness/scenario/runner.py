@@ -221,7 +221,7 @@ def _steer(guest: Guest, scenario: Scenario, found: _Found, watch: Watch) -> lis
     found.notes += play.notes
     found.waits = measure_waits(guest.tracer.trace().records, steering.circumstances)
     kthreads = _wait_kthreads(guest, scenario.expect.kthreads)
-    sight = Sight(steering.sightings(), steering.arrivals(), steering.flows, len(kthreads))
+    sight = Sight(steering.sightings(), steering.arrivals(), steering.traffic.flows, len(kthreads))
     failures = [*play.failures, *find_failures(scenario.expect, found.books, sight)]
     watch.say("waiting for the kthreads to end")
     steering.dismantle()

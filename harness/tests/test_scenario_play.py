@@ -89,10 +89,9 @@ def guest(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(play, "load_onward", lambda _, cpumap, cpu: f"onto{cpumap.fd}:{cpu}")
     monkeypatch.setattr(Steering, "refuses", staticmethod(lambda _: 0))
     log: list[tuple[int, str]] = []
-    recipe = SimpleNamespace(topology=SimpleNamespace(devices=[SimpleNamespace(mac=MAC)]))
     return SimpleNamespace(
         log=log,
-        machine=SimpleNamespace(recipe=recipe),
+        mac=lambda _: MAC,
         tracer=SimpleNamespace(drain=lambda: log.append((-1, "drain"))),
         write=lambda path, text: log.append((-1, f"write {path} {text}")),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -66,11 +66,9 @@ class Guest:
     def __post_init__(self) -> None:
         text = SimpleNamespace(text=lambda: self.console, expect=lambda *_, **__: 0)
         accel = SimpleNamespace(pace=0.001)
-        devices = [SimpleNamespace(mac="52:54:00:63:70:00")] * 8
         recipe = SimpleNamespace(
             accel=accel,
             initramfs=SimpleNamespace(digest="cd" * 32),
-            topology=SimpleNamespace(devices=devices),
         )
         self.machine = SimpleNamespace(console=text, recipe=recipe, argv=("qemu", "-smp", "4"))
         self.tracer = SimpleNamespace(
@@ -158,12 +156,13 @@ def steered(monkeypatch: pytest.MonkeyPatch, lab: Lab, books: object = None) -> 
 
     class Steering:
         circumstances = SimpleNamespace(pinned=False)
-        flows: ClassVar[list[int]] = []
+        cpumaps = SimpleNamespace(rings={(3, 2): 64})
+        traffic = SimpleNamespace(frames=[b"frame"], flows=[])
 
         def __init__(self, guest: object, plan: Any) -> None:
             lab.plan = plan
             self.sent = 0
-            self.evidence, self.rings, self.frames = None, {(3, 2): 64}, [b"frame"]
+            self.evidence = None
 
         def __getattr__(self, name: str) -> Any:
             return lambda *args, **how: lab.did.append((name, *args, how))
