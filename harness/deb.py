@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import libarchive
 from libarchive.exception import ArchiveError
 
+from harness.archives import extract, nested, why
 from harness.errors import FetchFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from libarchive.read import ArchiveRead
+
+    from harness.archives import Place
 
 
 def version_key(version: str) -> tuple[object, ...]:
@@ -36,51 +43,48 @@ def _part_key(part: str) -> tuple[tuple[tuple[int, ...], int], ...]:
     )
 
 
-def unpack(deb: Path, into: Path, place: Callable[[str], str | None] = lambda path: path) -> None:
+def unpack(deb: Path, into: Path, place: Place = lambda path: path) -> None:
     """Unpack the files of a .deb below a directory.
 
     Args:
         deb: the package file.
         into: an existing directory.
-        place: maps a member's path ("usr/bin/x") to the path below `into`, or to None to leave it
-            out.
+        place: as in `harness.archives.extract`.
 
     Raises:
         FetchFailed: the file is no Debian package or it is damaged.
         OSError: the disk is full or not writable.
     """
+    with _member(deb, "data.tar") as archive:
+        extract(archive, into, place, deb.name)
+
+
+def read_control(deb: Path) -> dict[str, str]:
+    """Return the fields of a package on one line each, like Package, Version, Architecture.
+
+    Raises:
+        FetchFailed: the file is no Debian package or it is damaged.
+    """
+    with _member(deb, "control.tar") as archive:
+        for entry in archive:
+            if PurePosixPath(entry.pathname).name == "control":
+                text = b"".join(entry.get_blocks()).decode(errors="replace")
+                return dict(re.findall(r"^([\w-]+): (.*)$", text, re.MULTILINE))
+    raise FetchFailed(f"{deb.name} is no Debian package: it has no control file")
+
+
+@contextlib.contextmanager
+def _member(deb: Path, prefix: str) -> Iterator[ArchiveRead]:
     try:
-        with libarchive.memory_reader(_data_member(deb), "tar") as archive:
-            for entry in archive:
-                source = PurePosixPath(entry.pathname)
-                target = place(str(source))
-                if target is None or entry.isdir:
-                    continue
-                if source.is_absolute() or ".." in source.parts:
-                    raise FetchFailed(f"{deb.name} has a member outside its root: {source}")
-                path = into / target
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if entry.issym:
-                    path.symlink_to(entry.linkpath)
-                elif entry.islnk:
-                    linked = place(str(PurePosixPath(entry.linkpath)))
-                    if linked is not None:
-                        path.hardlink_to(into / linked)
-                elif entry.isreg:
-                    with path.open("wb") as file:
-                        for block in entry.get_blocks():
-                            file.write(block)
-                    path.chmod(0o755 if entry.perm & 0o100 else 0o644)
+        with libarchive.file_reader(str(deb), "ar") as outer:
+            for entry in outer:
+                if entry.pathname.startswith(prefix):
+                    with nested(entry, "tar") as archive:
+                        yield archive
+                    return
     except ArchiveError as error:
         raise FetchFailed(
-            f"{deb.name} cannot be unpacked: {error}",
+            f"{deb.name} cannot be unpacked: {why(error)}",
             remedy="fetch again; if it stays, the mirror serves a damaged package",
         ) from error
-
-
-def _data_member(deb: Path) -> bytes:
-    with libarchive.file_reader(str(deb), "ar") as archive:
-        for entry in archive:
-            if entry.pathname.startswith("data.tar"):
-                return b"".join(entry.get_blocks())
-    raise FetchFailed(f"{deb.name} is no Debian package: it has no data.tar member")
+    raise FetchFailed(f"{deb.name} is no Debian package: it has no {prefix} member")

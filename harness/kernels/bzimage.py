@@ -1,33 +1,28 @@
 """What is inside a bzImage: its version string, and the ELF kernel that it would unpack.
 
-Decompressing takes the guest two seconds under emulation, and the host an instant. QEMU boots the
-ELF directly if it carries the PVH entry note. Source: Documentation/arch/x86/boot.rst.
+Decompressing takes the guest two seconds under emulation, and the host an instant; vmlinux.py says
+how QEMU boots the ELF. Source: Documentation/arch/x86/boot.rst.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import libarchive
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-from elftools.elf.segments import NoteSegment
 from libarchive.exception import ArchiveError
 
 from harness.errors import KernelNotFound
+from harness.kernels.vmlinux import MAGIC
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-XEN_ELFNOTE_PHYS32_ENTRY = "18"
-"""As pyelftools gives a note type that it has no name for."""
-
-_ELF = b"\x7fELF"
+XLF_KERNEL_64 = 1
+"""In the boot header's xloadflags: it has a 64-bit entry."""
 _REMEDY = "give the kernel's arch/x86/boot/bzImage (what distributions install as vmlinuz)"
 
 
@@ -52,26 +47,34 @@ class BzImage:
         return self.banner.split(" ", 1)[0]
 
 
-def read_bzimage(path: Path) -> BzImage:
+def read_bzimage(path: Path, called: str = "") -> BzImage:
     """Read a bzImage.
+
+    Args:
+        path: the file.
+        called: what errors call it, instead of its path.
 
     Raises:
         KernelNotFound: no such file, or it is no bzImage.
     """
+    called = called or str(path)
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise KernelNotFound(
-            f"cannot read the kernel {path}: {error.strerror}", remedy=_REMEDY
-        ) from error
+        raise KernelNotFound(f"cannot read {called}: {error.strerror}", remedy=_REMEDY) from error
     if len(data) < 0x264 or data[0x202:0x206] != b"HdrS":
-        raise KernelNotFound(f"{path} is no bzImage but {_describe(data)}", remedy=_REMEDY)
+        raise KernelNotFound(f"{called} is no bzImage but {_describe(data)}", remedy=_REMEDY)
     protocol, version_at = struct.unpack_from("<H6xH", data, 0x206)
     banner = data[version_at + 0x200 :].split(b"\0", 1)[0].decode(errors="replace")
     if not version_at or not re.match(r"\d+\.\d+", banner):
         raise KernelNotFound(
-            f"{path} has a boot header but no version string (found {banner[:40]!r})",
+            f"{called} has a boot header but no version string (found {banner[:40]!r})",
             remedy=_REMEDY,
+        )
+    if protocol >= 0x20C and not data[0x236] & XLF_KERNEL_64:
+        raise KernelNotFound(
+            f"{called} ({banner.split(' ', 1)[0]}) is a kernel of 32 bits, and guests are x86-64",
+            remedy="build it with ARCH=x86_64",
         )
     payload = b""
     if protocol >= 0x208:
@@ -80,7 +83,7 @@ def read_bzimage(path: Path) -> BzImage:
         payload = data[start : start + length]
         if len(payload) < length:
             raise KernelNotFound(
-                f"{path} is cut off: its kernel should end at byte {start + length}, "
+                f"{called} is cut off: its kernel should end at byte {start + length}, "
                 f"the file has {len(data)}",
                 remedy="build or copy it again",
             )
@@ -98,7 +101,7 @@ def extract_elf(image: BzImage) -> bytes | None:
         elf = decompress(packed)
     except ArchiveError:
         return None
-    return elf if elf.startswith(_ELF) and len(elf) == size else None
+    return elf if elf.startswith(MAGIC) and len(elf) == size else None
 
 
 def decompress(packed: bytes) -> bytes:
@@ -113,25 +116,14 @@ def decompress(packed: bytes) -> bytes:
     return b""
 
 
-def has_pvh_entry(elf: bytes) -> bool:
-    """Say whether an ELF kernel has the note by which QEMU can start it directly."""
-    try:
-        return any(
-            note["n_name"] == "Xen" and str(note["n_type"]) == XEN_ELFNOTE_PHYS32_ENTRY
-            for segment in ELFFile(io.BytesIO(elf)).iter_segments("PT_NOTE")
-            if isinstance(segment, NoteSegment)
-            for note in segment.iter_notes()
-        )
-    except ELFError:
-        return False
-
-
 def _describe(data: bytes) -> str:
     known = (
-        (_ELF, "an ELF file (a vmlinux?)"),
+        (MAGIC, "an ELF file"),
         (b"\x1f\x8b", "gzip data"),
         (b"!<arch>", "an ar archive (a .deb?)"),
         (b"070701", "a cpio archive (an initramfs?)"),
+        (b"\xed\xab\xee\xdb", "an RPM package"),
+        (b"MZ", "an EFI program, but no kernel for x86 (for another machine?)"),
         (b"#!", "a script"),
     )
     for magic, name in known:

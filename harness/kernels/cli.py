@@ -15,7 +15,7 @@ from harness.apt import Archive
 from harness.errors import FetchFailed, ToolMissing
 from harness.kernels.debian import PATTERN, Build, builds_of, choose, series_of, upstream_of
 from harness.kernels.shelf import Cached, cached, prune
-from harness.kernels.spec import DebianSpec
+from harness.kernels.spec import FLAVOURS, DebianSpec
 from harness.kernels.store import resolve
 from harness.progress import megabytes, shown
 
@@ -31,7 +31,7 @@ class Row:
         spec: the shortest spec that means this build.
         release: its `uname -r`.
         version: the Debian version, or the banner of one's own kernel.
-        flavour: "cloud", "rt", "amd64", or "path".
+        flavour: "cloud", "rt", "amd64"; or "path", "deb", "rpm" for one's own.
         suites: the suites that carry it; none if the archive has dropped it.
         bytes: to download; 0 if it cannot be.
         complete: False if the archive has dropped its modules.
@@ -78,7 +78,7 @@ def list_command(everything: bool, as_json: bool) -> None:
     table = Table("SPEC", "VERSION", "RELEASE", "SUITES", "DOWNLOAD", "CACHED", box=None)
     for row in rows:
         size = megabytes(row.bytes) if row.complete else "no modules"
-        version = "own" if row.flavour == "path" else row.version
+        version = row.version if row.flavour in FLAVOURS else "own"
         cells = (row.spec, version, row.release, " ".join(row.suites), size)
         table.add_row(*cells, "yes" if row.cached else "")
     Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
@@ -139,7 +139,7 @@ def newest(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
     """
     last: dict[tuple[str, str], Row] = {}
     for row in rows:
-        if row.complete and row.flavour != "path":
+        if row.complete and row.flavour in FLAVOURS:
             last[series_of(row.version), row.flavour] = row
     kept = [row for row in rows if row.cached or row in last.values()]
     whole = {series for series, _ in last}

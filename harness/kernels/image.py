@@ -11,6 +11,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class KernelPackage:
+    """A package file that (a part of) a kernel came in.
+
+    Attributes:
+        name: its name, like "linux-image-6.1.0-56-cloud-amd64".
+        version: the package version, like "6.1.192-2".
+        sha256: of the file, in hexadecimal.
+    """
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class KernelImage:
     """A kernel on this machine's disk, ready to boot.
 
@@ -18,11 +33,12 @@ class KernelImage:
         spec: the spec that was resolved, in its canonical form.
         release: its `uname -r`.
         version: the Debian package version; for a kernel of one's own, the bzImage's banner.
-        boot: the file for QEMU: the unpacked ELF if it has the PVH note, else the bzImage.
-        vmlinuz: the bzImage.
+        boot: the file for QEMU: the ELF kernel if it has the PVH note, else the bzImage.
+        vmlinuz: the bzImage; the ELF kernel where that is what the spec names.
         modules: the directory that holds `kernel/` (".../modules/<release>"), or None.
         config: its build configuration, or None.
         sha256: of `vmlinuz`, in hexadecimal.
+        packages: what it was unpacked from, if it was.
     """
 
     spec: str
@@ -33,6 +49,7 @@ class KernelImage:
     modules: Path | None
     config: Path | None
     sha256: str
+    packages: tuple[KernelPackage, ...] = ()
 
     @property
     def numbers(self) -> tuple[int, int, int]:

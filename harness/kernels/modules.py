@@ -95,6 +95,13 @@ def read_module(path: Path) -> bytes:
 
 
 def _files(directory: Path) -> Iterator[Path]:
+    if (directory / "include/config/kernel.release").exists():  # a build, among its sources
+        order = directory / "modules.order"  # up to 6.1 it names modules, then their objects
+        for line in order.read_text().split() if order.exists() else ():
+            path = directory / Path(line.removeprefix("kernel/")).with_suffix(".ko")
+            if path.exists():
+                yield path
+        return
     for parent, _, names in os.walk(directory):
         for name in names:
             if _MODULE.fullmatch(name):
@@ -126,7 +133,7 @@ def _depends(path: Path, release: str) -> list[str]:
     if built_for != release and "modversions" not in features:
         raise KernelNotFound(
             f"the module {path} was built for {built_for}, the kernel is {release}",
-            remedy="give the modules of this very kernel: path:BZIMAGE,modules=DIR",
+            remedy="give the modules of this very kernel, or build and install them again",
         )
     return [name for name in info.get("depends", "").split(",") if name]
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from harness.apt import Archive
 from harness.deb import version_key
 from harness.errors import KernelNotFound
-from harness.kernels.bzimage import read_bzimage
 from harness.kernels.debian import fits, series_of
-from harness.kernels.spec import PathSpec, parse_spec
+from harness.kernels.own import locate, read_kernel
+from harness.kernels.packages import packages_digest
+from harness.kernels.spec import FLAVOURS, DebianSpec, PackageSpec, parse_spec
 from harness.landing import sweep, take_away
 from harness.paths import cache_dir
 
@@ -29,7 +30,8 @@ class Cached:
         directory: where it is.
         release: its `uname -r`.
         version: see `KernelImage.version`.
-        flavour: "cloud", "rt", "amd64", or "path" for what was unpacked from one's own bzImage.
+        flavour: "cloud", "rt", "amd64"; or "path", "deb", "rpm" for what was unpacked from one's
+            own bzImage or packages.
         size: bytes on disk.
     """
 
@@ -40,12 +42,25 @@ class Cached:
     flavour: str
     size: int
 
+    @property
+    def own(self) -> bool:
+        """Whether it came from files of one's own, not from the archive."""
+        return self.flavour not in FLAVOURS
+
+
+OWN_ROOMS = ("path", "packages")
+"""Where kernels that came from files of one's own are, below `kernels/` in the cache."""
+
 
 def cached() -> list[Cached]:
-    """Return the kernels in the cache, oldest version first."""
+    """Return the kernels in the cache: oldest version first, then one's own, last used last."""
     found = [_cached(path) for path in cache_dir("kernels").glob("[!.]*/meta.json")]
     found.sort(key=lambda kernel: version_key(kernel.version))
-    own = [_cached(path) for path in cache_dir("kernels", "path").glob("[!.]*/meta.json")]
+    own = [
+        _cached(path)
+        for room in OWN_ROOMS
+        for path in cache_dir("kernels", room).glob("[!.]*/meta.json")
+    ]
     own.sort(key=lambda kernel: kernel.directory.stat().st_mtime)
     return found + own
 
@@ -82,8 +97,7 @@ def prune(specs: Sequence[str] = (), *, keep: int = 1) -> list[Cached]:
         kept: dict[str, int] = {}
         gone = []
         for kernel in reversed(all_kernels):
-            own = kernel.flavour == "path"
-            kind = "path" if own else f"{series_of(kernel.version)}-{kernel.flavour}"
+            kind = "" if kernel.own else f"{series_of(kernel.version)}-{kernel.flavour}"
             kept[kind] = kept.get(kind, 0) + 1
             if kept[kind] > keep:
                 gone.append(kernel)
@@ -91,18 +105,22 @@ def prune(specs: Sequence[str] = (), *, keep: int = 1) -> list[Cached]:
         take_away(kernel.directory)
     if not specs:
         Archive().sweep()
-        for room in (cache_dir("kernels"), cache_dir("kernels", "path")):
-            sweep(room)
+        for room in ("", "specs", *OWN_ROOMS):
+            sweep(cache_dir("kernels", room))
     return gone
 
 
 def _named(text: str, kernels: Sequence[Cached]) -> list[Cached]:
     spec = parse_spec(text)
-    if isinstance(spec, PathSpec):
-        sha256 = read_bzimage(spec.bzimage).sha256
-        named = [kernel for kernel in kernels if kernel.directory.name == sha256]
+    if isinstance(spec, DebianSpec):
+        named = [kernel for kernel in kernels if not kernel.own and fits(spec, kernel)]
     else:
-        named = [k for k in kernels if k.flavour != "path" and fits(spec, k)]
+        digest = (
+            packages_digest(spec)
+            if isinstance(spec, PackageSpec)
+            else read_kernel(locate(spec).image).sha256
+        )
+        named = [kernel for kernel in kernels if kernel.directory.name == digest]
     if not named:
         raise KernelNotFound(
             f"{text} is not in the cache", remedy="`cpumap-lab kernels list` says what is"

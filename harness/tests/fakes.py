@@ -57,6 +57,14 @@ def note(owner: str, kind: int) -> bytes:
 PVH = note("Xen", 18)
 
 
+def make_vmlinux(
+    banner: str = "6.1.0-1 (me@here) (gcc 12) #1 SMP Mon", notes: bytes = PVH
+) -> bytes:
+    """An ELF kernel, as far as the host looks."""
+    text = f"Linux version 6.1.0-1 (me@here) # SMP\n\0Linux version {banner}\n\0"
+    return make_elf({".rodata": text.encode()}, notes)
+
+
 def make_module(depends: str = "", vermagic: str = "6.1.0-1-cloud-amd64 SMP modversions ") -> bytes:
     """A kernel module, as far as the host looks."""
     return make_elf({".modinfo": f"license=GPL\0depends={depends}\0vermagic={vermagic}\0".encode()})
@@ -101,6 +109,7 @@ def make_bzimage(
     setup[0x202:0x206] = b"HdrS"
     struct.pack_into("<H", setup, 0x206, 0x20F)
     struct.pack_into("<H", setup, 0x20E, 0x280 - 0x200)
+    setup[0x236] = 1  # 64 bits
     struct.pack_into("<II", setup, 0x248, 32, len(payload))
     setup[0x280 : 0x280 + len(banner) + 1] = banner.encode() + b"\0"
     return bytes(setup) + bytes(32) + payload + bytes(16)
@@ -132,9 +141,22 @@ def make_ar(members: Mapping[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
-def make_deb(members: Mapping[str, bytes | str]) -> bytes:
+def make_deb(
+    members: Mapping[str, bytes | str],
+    *,
+    name: str = "linux-image-x",
+    version: str = "6.1.7-1",
+    arch: str = "amd64",
+) -> bytes:
     """A Debian package of these files."""
-    return make_ar({"debian-binary": b"2.0\n", "data.tar.xz": lzma.compress(make_tar(members))})
+    control = f"Package: {name}\nVersion: {version}\nArchitecture: {arch}\n".encode()
+    return make_ar(
+        {
+            "debian-binary": b"2.0\n",
+            "control.tar.xz": lzma.compress(make_tar({"control": control})),
+            "data.tar.xz": lzma.compress(make_tar(members)),
+        }
+    )
 
 
 _APT_GET = """\
@@ -174,6 +196,40 @@ Packages bookworm-backports
 Packages bookworm-security
 Packages trixie-backports
 """
+
+
+def make_rpm(
+    members: Mapping[str, bytes | str],
+    *,
+    name: str = "kernel-core",
+    version: str = "6.1.7",
+    arch: str = "x86_64",
+) -> bytes:
+    """An RPM package; a member that is a string is a symbolic link."""
+    payload = b""
+    files = {f"./{path}": content for path, content in members.items()}
+    for path, content in {**files, "TRAILER!!!": b""}.items():
+        body, kind = (
+            (content.encode(), 0o120777) if isinstance(content, str) else (content, 0o100644)
+        )
+        sizes = (0, kind, 0, 0, 1, 0, len(body), 0, 0, 0, 0, len(path) + 1, 0)
+        head = b"070701" + "".join(f"{size:08x}" for size in sizes).encode() + path.encode()
+        for part in (head + b"\0", body):
+            payload += part.ljust(-(-len(part) // 4) * 4, b"\0")
+    told = {1000: name, 1001: version, 1002: "300.fc44", 1022: arch}
+    lead = b"\xed\xab\xee\xdb\x03\x00\x00\x00\x00\x01" + bytes(66) + b"\x00\x01\x00\x05"
+    signature = _rpm_header({1000: "-------"})  # as long as its padding wants
+    return lead.ljust(96, b"\0") + signature + _rpm_header(told) + gzip.compress(payload)
+
+
+def _rpm_header(strings: Mapping[int, str]) -> bytes:
+    store = b""
+    index = b""
+    for tag, text in strings.items():
+        index += struct.pack(">IIII", tag, 6, len(store), 1)
+        store += text.encode() + b"\0"
+    sizes = struct.pack(">II", len(strings), len(store))
+    return b"\x8e\xad\xe8\x01" + bytes(4) + sizes + index + store
 
 
 @dataclass

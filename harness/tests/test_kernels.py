@@ -12,11 +12,20 @@ import harness.apt.mirrors
 from harness.apt import Package
 from harness.errors import CacheError, FetchFailed, KernelNotFound, UserError
 from harness.kernels import KernelImage, cached, plan_modules, prune, read_module, resolve
-from harness.kernels.bzimage import extract_elf, has_pvh_entry, read_bzimage
+from harness.kernels.bzimage import extract_elf, read_bzimage
 from harness.kernels.cli import kernels as commands
 from harness.kernels.debian import builds_of, choose
 from harness.kernels.image import kernel_numbers
-from harness.kernels.spec import DebianSpec, PathSpec, parse_spec
+from harness.kernels.spec import (
+    DebianSpec,
+    InstalledSpec,
+    KernelSpec,
+    PackageSpec,
+    PathSpec,
+    TreeSpec,
+    parse_spec,
+)
+from harness.kernels.vmlinux import has_pvh_entry
 from harness.landing import sha256_of
 from harness.tests.fakes import (
     PACKERS,
@@ -46,9 +55,14 @@ from harness.tests.fakes import (
         ("debian:6.12.90+deb12.1-amd64", DebianSpec("", "amd64", "6.12.90+deb12.1-amd64")),
         ("path:/x/bzImage", PathSpec(Path("/x/bzImage"))),
         ("path:b,modules=/m", PathSpec(Path("b"), Path("/m"))),
+        ("deb:/a.deb,b.deb", PackageSpec("deb", (Path("/a.deb"), Path("b.deb")))),
+        ("rpm:/a.rpm", PackageSpec("rpm", (Path("/a.rpm"),))),
+        ("installed", InstalledSpec("")),
+        ("installed:6.8.0-48-generic", InstalledSpec("6.8.0-48-generic")),
+        ("tree:/usr/src/linux", TreeSpec(Path("/usr/src/linux"))),
     ],
 )
-def test_spec(text: str, spec: DebianSpec | PathSpec) -> None:
+def test_spec(text: str, spec: KernelSpec) -> None:
     assert parse_spec(text) == spec
     assert parse_spec(str(spec)) == spec
 
@@ -58,6 +72,7 @@ def test_spec(text: str, spec: DebianSpec | PathSpec) -> None:
     [
         *("", "6.1", "debian:", "debian:six", "debian:6", "debian:6.1-cloudy", "debian:../x"),
         *("path:", "path:b,modules=", "path:b,modules=c,modules=d", "fedora:40"),
+        *("deb:", "rpm:a.rpm,", "installed:", "installed:../x", "tree:", "tree"),
     ],
 )
 def test_bad_spec(text: str) -> None:
