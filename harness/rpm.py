@@ -9,9 +9,7 @@ import struct
 from typing import TYPE_CHECKING
 
 import libarchive
-import rpmfile
 from libarchive.exception import ArchiveError
-from rpmfile.errors import RPMError
 
 from harness.archives import extract, why
 from harness.errors import FetchFailed
@@ -23,8 +21,8 @@ if TYPE_CHECKING:
 
 LEAD = b"\xed\xab\xee\xdb"
 _REMEDY = "download it again, or build it again"
-_DAMAGED = (RPMError, AssertionError, IndexError, KeyError, TypeError, ValueError, struct.error)
-"""What rpmfile raises on a header that it cannot read."""
+_DAMAGED = (AssertionError, IndexError, KeyError, TypeError, ValueError, struct.error)
+"""What rpmfile raises on a header that it cannot read, beside its own error."""
 
 
 def read_header(rpm: Path) -> dict[str, str]:
@@ -34,6 +32,9 @@ def read_header(rpm: Path) -> dict[str, str]:
         FetchFailed: the file is no RPM package or it is damaged.
         OSError: it cannot be read.
     """
+    import rpmfile  # noqa: PLC0415 - only here
+    from rpmfile.errors import RPMError  # noqa: PLC0415
+
     with rpm.open("rb") as file:
         if file.read(4) != LEAD:
             raise FetchFailed(f"{rpm.name} is no RPM package", remedy=_REMEDY)
@@ -41,7 +42,7 @@ def read_header(rpm: Path) -> dict[str, str]:
         try:
             headers = rpmfile.RPMFile(fileobj=file).headers
             told = {tag: headers[tag].decode() for tag in ("name", "version", "release", "arch")}
-        except _DAMAGED as error:
+        except (*_DAMAGED, RPMError) as error:
             raise FetchFailed(
                 f"{rpm.name} has a damaged header: {error}", remedy=_REMEDY
             ) from error
