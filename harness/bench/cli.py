@@ -16,11 +16,12 @@ from harness.bench.boots import template
 from harness.bench.measure import cores, measure_boots, measure_traffic
 from harness.bench.report import Findings
 from harness.bench.stress import many_boots, many_clones
-from harness.bench.virtme import STANDARD, find_vng
+from harness.bench.virtme import STANDARD
 from harness.errors import LabError
 from harness.lab import Lab
 from harness.machine.topology import Topology
 from harness.phases import Phases
+from harness.vng import find_vng
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,16 +7,17 @@ import os
 import shlex
 import shutil
 import signal
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import BootFailed, ToolMissing
 from harness.machine.process import Process
+from harness.vng import find_vng, search_path
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from harness.machine.machine import Recipe
     from harness.machine.qemu import Qemu
 
@@ -39,17 +40,6 @@ class PeerBoot:
 
     seconds: float
     qemu_seconds: float
-
-
-def find_vng() -> Path | None:
-    """Return `vng`, beside this Python or on PATH; None when it is not installed."""
-    found = shutil.which("vng", path=search_path(Path(sys.executable)))
-    return Path(found) if found else None
-
-
-def search_path(program: Path) -> str:
-    """Return a PATH with a program's own directory first, and those of root's tools last."""
-    return os.pathsep.join([str(program.parent), os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 
 class Peer:
@@ -108,7 +98,7 @@ class Peer:
         """
         vng = find_vng()
         if vng is None:
-            raise ToolMissing("not installed", remedy="pip install 'cpumap-lab[bench]'")
+            raise ToolMissing("not installed", remedy="run `ci/setup`")
         return cls(vng, recipe, scratch)
 
     def boot(self) -> PeerBoot:

@@ -50,13 +50,13 @@ def check_cores() -> Iterator[Item]:
 
 
 def check_virtme() -> Iterator[Item]:
-    """Look for virtme-ng, which `cpumap-lab bench` compares with; nothing else needs it."""
+    """Look for virtme-ng: it builds kernels, and `cpumap-lab bench` compares with it."""
     name = "virtme-ng"
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        seen = "not installed; only the bench's comparison needs it"
-        yield Item(name, State.OK, seen, "pip install 'cpumap-lab[bench]'")
+        seen = "not installed; no kernel can be built from source, no boot compared with its own"
+        yield Item(name, State.OK, seen, "run `ci/setup`")
         return
     places = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     lacking = [tool for tool in PEER_TOOLS if shutil.which(tool, path=places) is None]
@@ -65,4 +65,4 @@ def check_virtme() -> Iterator[Item]:
         seen = f"{version}, without {', '.join(lacking)}; only the bench's comparison needs them"
         yield Item(name, State.WARN, seen, f"install {packages}")
     else:
-        yield Item(name, State.OK, f"{version}; only the bench's comparison needs it")
+        yield Item(name, State.OK, f"{version}: builds kernels; the bench compares with it")

@@ -10,14 +10,15 @@ import lzma
 import os
 import struct
 import tarfile
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import libarchive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     import pytest
 
@@ -293,3 +294,17 @@ class FakeApt:
     def log(self) -> list[str]:
         """The commands that ran."""
         return (self.root / "log").read_text().splitlines()
+
+
+def ends(pid: int, patience_s: float = 20.0) -> bool:
+    """Whether a process ends: one that was killed is still seen for a moment."""
+    stat = Path(f"/proc/{pid}/stat")
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        try:
+            if stat.read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.01)
+    return False

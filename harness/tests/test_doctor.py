@@ -434,7 +434,7 @@ def test_cores(monkeypatch: pytest.MonkeyPatch, cores: int, load: float, state: 
     assert one(check_cores).state == state
 
 
-def test_virtme_ng_is_for_the_bench_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_virtme_ng_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(_: str) -> str:
         raise importlib.metadata.PackageNotFoundError
 
