@@ -25,6 +25,9 @@ from harness.kernels import remembered
 from harness.known_issues import FILE, KnownIssue, load_known_issues, weigh
 from harness.lab import Lab
 from harness.machine.topology import Topology
+from harness.matrix.page import write_page
+from harness.matrix.results import Collector
+from harness.report.record import KernelRecord
 from harness.scenario.items import ScenarioFile
 from harness.verdict import Verdict
 
@@ -35,6 +38,7 @@ DEFAULT_KERNEL = "debian:7.3"
 DEFAULT_CPUS = 4
 KNOWN_ISSUES = pytest.StashKey[list[KnownIssue]]()
 WORKSHOP = pytest.StashKey[Lab]()
+COLLECTOR = pytest.StashKey[Collector]()
 
 
 class CaseEnded(Exception):
@@ -73,6 +77,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="what is kept of runs and of cases that do not pass goes there (the cache's results)",
     )
     group.addoption(
+        "--page", type=Path, metavar="FILE", help="write all verdicts and stories there as HTML"
+    )
+    group.addoption(
         "--known-issues",
         type=Path,
         default=FILE,
@@ -105,6 +112,29 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[KNOWN_ISSUES] = load_known_issues(config.getoption("--known-issues"))
     except LabError as error:
         raise pytest.UsageError(str(error)) from error
+    page = config.getoption("--page")
+    if page is not None and not hasattr(config, "workerinput"):  # a worker of xdist tells it all
+        if page.is_dir() or not page.absolute().parent.is_dir():
+            raise pytest.UsageError(f"--page {page}: a file in a directory that exists is needed")
+        config.stash[COLLECTOR] = Collector(_specs(config))
+        config.pluginmanager.register(config.stash[COLLECTOR])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the page of all that was run, even if the rest was not."""
+    config = session.config
+    collector = config.stash.get(COLLECTOR, None)
+    if collector is None:
+        return
+    complete = not (session.shouldstop or session.shouldfail or collector.interrupted)
+    results = collector.results()
+    kernels = []
+    for spec in dict.fromkeys(result.kernel for result in results if result.kernel):
+        image = remembered(spec)
+        known = (image.release, image.sha256) if image else ()
+        kernels.append(KernelRecord(spec, *known))
+    complete = complete and not collector.faults
+    write_page(config.getoption("--page"), results, kernels, complete=complete)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 import re
 import subprocess
 import sys
@@ -167,7 +170,8 @@ def run_pytest(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sessio
         (directory / "test_them.py").write_text(cases)
         report = directory / "report.xml"
         whole = [sys.executable, "-m", "pytest", f"--rootdir={directory}", f"--junitxml={report}"]
-        whole += ["-p", "no:cacheprovider", f"--artifacts={directory / 'kept'}", *options]
+        whole += ["-p", "no:cacheprovider", f"--artifacts={directory / 'kept'}"]
+        whole += [f"--page={directory / 'page.html'}", *options]
         whole += [str(directory)]
         done = subprocess.run(whole, capture_output=True, text=True, check=False, cwd=directory)
         cases_run = ET.parse(report).iter("testcase") if report.exists() else ()
@@ -292,6 +296,19 @@ def test_what_is_left_of_a_failure_is_kept(session: Session) -> None:
     assert len((directory / "trace.jsonl").read_text().splitlines()) >= 4
     for case in ("passes", "skips", "expected_to_fail"):
         assert "artifacts" not in session.outcomes[case].properties
+
+
+def test_what_is_left_of_a_failure_is_told_on_the_page(session: Session) -> None:
+    html = (kept(session, "fails").parents[1] / "page.html").read_text()
+    number = re.search(r'href="#run-(\d+)" aria-label="fail: test_them.py: fails on ', html)
+    bundle = re.search(r'<script type="application/json" id="bundle">(.*?)</script>', html)
+    assert number
+    assert bundle
+    packed = json.loads(bundle[1])["stories"][number[1]]
+    story = json.loads(gzip.decompress(base64.b64decode(packed)))
+    assert story["record"]["reasons"][0].startswith("assert 10 == 11")
+    assert story["events"]["k"]
+    assert "Linux version" in story["texts"][1]["text"]
 
 
 def test_what_is_left_of_a_guest_that_is_gone_is_kept(session: Session) -> None:

@@ -49,7 +49,9 @@ class Fault(NamedTuple):
     file: str = ""
 
     def __str__(self) -> str:
-        return f"{self.line}:{self.column}: {self.path + ': ' if self.path else ''}{self.what}"
+        told = f"{self.line}:{self.column}: {self.path + ': ' if self.path else ''}{self.what}"
+        # what stands in a file may be no line: a fault is one
+        return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in told)
 
 
 class Document:

@@ -17,6 +17,7 @@ from rich.console import Console
 from harness.errors import LabError, ToolMissing, UserError
 from harness.kernels import parse_spec, resolve
 from harness.matrix.grid import show_grid, summarize, to_json
+from harness.matrix.page import write_page
 from harness.matrix.plan import FILE, load_matrix
 from harness.matrix.results import Collector
 from harness.paths import REPO
@@ -80,6 +81,12 @@ def _check_expression(_: click.Context, __: click.Parameter, text: str | None) -
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
     help="Write results there.",
 )
+@click.option(
+    "--html",
+    "html_path",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="Write all of it there as one page.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="A row per case, not one per file.")
 def matrix(
     file: Path,
@@ -88,6 +95,7 @@ def matrix(
     expression: str | None,
     workers: int | None,
     json_path: Path | None,
+    html_path: Path | None,
     verbose: bool,
 ) -> None:
     """Run the cases on many kernels and print a grid.
@@ -98,7 +106,7 @@ def matrix(
     Examples:
       cpumap-lab matrix
       cpumap-lab matrix --kernel debian:6.1 --kernel debian:7.3-rt --all
-      cpumap-lab matrix --smoke --json matrix.json
+      cpumap-lab matrix --smoke --json matrix.json --html matrix.html
       cpumap-lab matrix -k queue_limit -v
 
     \b
@@ -109,8 +117,9 @@ def matrix(
       125  otherwise: there is a case on which the lab has no verdict (invalid)
     """  # noqa: D301
     chosen = load_matrix(file).choose(specs, cases)
-    if json_path is not None and not json_path.parent.is_dir():
-        raise UserError(f"there is no directory {json_path.parent} to write the results to")
+    for path in (json_path, html_path):
+        if path is not None and not path.parent.is_dir():
+            raise UserError(f"there is no directory {path.parent} to write the results to")
     with shown() as progress:
         kernels = [
             KernelRecord(spec, image.release, image.sha256)
@@ -122,9 +131,12 @@ def matrix(
     collector, start = Collector(chosen.specs), time.monotonic()
     status = run_pytest(chosen, collector, expression, workers or len(os.sched_getaffinity(0)))
     results = collector.results()
+    complete = status is None and not collector.interrupted
     if json_path is not None:
-        told = to_json(results, kernels, complete=status is None and not collector.interrupted)
+        told = to_json(results, kernels, complete=complete)
         json_path.write_text(json.dumps(told, indent=1) + "\n")
+    if html_path is not None:
+        write_page(html_path, results, kernels, complete=complete)
     if results:
         console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
         click.echo()

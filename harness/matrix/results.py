@@ -25,6 +25,7 @@ class Result:
         verdict: how it ended.
         reason: why it did not pass; "" when it did.
         duration_s: of its set-up, itself and its end, in seconds.
+        artifacts: directory of what was kept of it; None when nothing was.
     """
 
     case: str
@@ -32,6 +33,7 @@ class Result:
     verdict: Verdict
     reason: str
     duration_s: float
+    artifacts: str | None = None
 
 
 @dataclass(eq=False)
@@ -73,9 +75,13 @@ class Collector:
         ]
 
     def _result(self, nodeid: str, reports: Sequence[pytest.TestReport]) -> Result:
-        case, kernel = split_id(nodeid, self.specs)
+        told = {name: str(of) for report in reports for name, of in report.user_properties}
+        own = [told["kernel"]] if "kernel" in told else []  # a scenario may name its own
+        case, kernel = split_id(nodeid, own or self.specs)
         verdict, reason = worst(map(judge_report, reports))
-        return Result(case, kernel, verdict, reason, sum(report.duration for report in reports))
+        duration_s = sum(report.duration for report in reports)
+        kernel = own[0] if own else kernel
+        return Result(case, kernel, verdict, reason, duration_s, told.get("artifacts"))
 
 
 ORDER = (

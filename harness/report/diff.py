@@ -14,8 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from harness.report.overview import HEAD
-from harness.report.page import file_text
+from harness.report.page import file_text, fill
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -131,16 +130,20 @@ def show_table(
 def render_diff(names: tuple[str, str], rows: Sequence[Row]) -> str:
     """Return the page of a comparison: what differs first, all rows below it."""
     body = [
-        f"<title>{_text(' / '.join(names))}</title>\n<style>\n{file_text('page.css')}</style>",
-        f"</head>\n<body>\n<header><h1>{_text(summarize(rows))}</h1>",
+        f"<header><h1>{_text(summarize(rows))}</h1>",
         *(f"<p><b>{name}</b> {_text(run)}</p>" for name, run in zip("AB", names, strict=True)),
         "</header>\n<main>",
         *_write_groups(rows, every=False),
         "<section><details><summary>All that was compared</summary>",
         *_write_groups(rows, every=True),
-        "</details></section>\n</main>\n</body>\n</html>\n",
+        "</details></section>\n</main>",
     ]
-    return HEAD + "\n".join(body)
+    parts = {
+        "TITLE": _text(" / ".join(names)),
+        "STYLE": file_text("page.css"),
+        "BODY": "\n".join(body),
+    }
+    return fill("still.html", parts)
 
 
 def _write_groups(rows: Sequence[Row], *, every: bool) -> Iterator[str]:

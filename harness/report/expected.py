@@ -52,7 +52,9 @@ def _compare(
         told = [reason for reason in reasons if reason.startswith(begins)]
         account = accounts.get(OTHER_NAMES.get(key, key))
         found = str(account) if account is not None and not isinstance(wanted, dict) else ""
-        yield Expectation(key, _say(wanted), found or "\n".join(told) or NO_COMPLAINT, not told)
+        if not found and not told:
+            found = _say(wanted) if isinstance(wanted, int) else NO_COMPLAINT
+        yield Expectation(key, _say(wanted), found or "\n".join(told), not told)
 
 
 def _say(wanted: Any) -> str:

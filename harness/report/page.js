@@ -1,12 +1,12 @@
 "use strict";
-(() => {
-const DATA = JSON.parse(document.getElementById("data").textContent);
+/* Draw a run into the elements of run.html; what listens beyond them ends with the signal. */
+function drawRun(DATA, signal) {
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 const HUES = 8;
 const number = (n) => n.toLocaleString("en-US");
 const hue = (place) => `--lane${place % HUES}`;
-const SHOWN = { pass: "\u2713 pass", fail: "\u2717 fail", crash: "\u2717 crash", invalid: "? invalid", skip: "\u2013 skip" };
+const SHOWN = { pass: "\u2713 pass", fail: "\u2717 fail", crash: "\u2717 crash", invalid: "? invalid", skip: "\u2013 skip", known: "! known" };
 
 function make(tag, attributes, ...children) {
   const node = tag.startsWith("svg:")
@@ -182,7 +182,7 @@ function drawTime() {
   }
   if (DATA.rings.length) {
     y += 4;
-    rows.push({ head: "Rings: frames waiting, against qsize", y, h: 18 }); y += 20;
+    rows.push({ head: "Rings: frames waiting, up to 8 of them in the kthread's hands, against qsize", y, h: 18 }); y += 20;
     const several = new Set(DATA.rings.map((each) => each.map)).size > 1;
     DATA.rings.forEach((each, place) => {
       const index = pick((i) => ring[i] === place);
@@ -575,10 +575,12 @@ function drawTime() {
   $("zoom-in").addEventListener("click", () => zoom(0.5));
   $("zoom-out").addEventListener("click", () => zoom(2));
   $("fit").addEventListener("click", () => look(LEFT, RIGHT));
-  for (const query of ["print", "(prefers-color-scheme: dark)"]) matchMedia(query).addEventListener("change", resize);
-  window.addEventListener("beforeprint", resize);
-  window.addEventListener("afterprint", resize);
-  new ResizeObserver(() => { if ($("plot").clientWidth !== width) resize(); }).observe($("plot"));
+  for (const query of ["print", "(prefers-color-scheme: dark)"]) matchMedia(query).addEventListener("change", resize, { signal });
+  window.addEventListener("beforeprint", resize, { signal });
+  window.addEventListener("afterprint", resize, { signal });
+  const sizes = new ResizeObserver(() => { if ($("plot").clientWidth !== width) resize(); });
+  sizes.observe($("plot"));
+  signal?.addEventListener("abort", () => sizes.disconnect());
 
   const lostAny = sum(all, (i) => kind[i] === ENQUEUE, drops) > 0, otherAny = kind.some((each) => each > KTHREAD && each <= TROUBLE);
   $("legend").append(
@@ -674,8 +676,12 @@ function drawFacts() {
 }
 
 drawHead(); drawFlow(); drawCpus(); drawExpected(); drawTexts(); drawFacts(); drawTime();
-const nav = make("nav", { "aria-label": "on this page" }, [...document.querySelectorAll("section:not([hidden])")].map((each) =>
+const nav = make("nav", { "aria-label": "on this page" }, [...$("run").querySelectorAll("section:not([hidden])")].map((each) =>
   make("a", { href: `#${each.id}` }, each.querySelector("h2").textContent)));
 $("head").append(nav);
 document.documentElement.dataset.ready = "yes";
-})();
+}
+{
+const own = document.getElementById("data");
+if (own) drawRun(JSON.parse(own.textContent));
+}

@@ -24,7 +24,7 @@ from harness.trace.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from harness.report.story import Story
     from harness.trace.books import Books
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 MAX_EVENTS = 300_000
 MAX_TEXT = 512 << 10
 """Characters of the console, and of dmesg; of what is longer, the end is shown."""
+DATA = '<script type="application/json" id="data">'
+"""What stands in page.html before what a page shows."""
 KINDS: dict[type[Record], int] = {
     CpumapEnqueue: 0,
     CpumapKthread: 1,
@@ -54,15 +56,34 @@ def render(story: Story) -> str:
     parts = {
         "TITLE": html.escape(title),
         "STYLE": file_text("page.css"),
+        "RUN": file_text("run.html"),
         "DATA": embed(tell(story)),
         "SCRIPT": file_text("page.js"),
     }
-    page = file_text("page.html")
+    return fill("page.html", parts)
+
+
+def fill(name: str, parts: Mapping[str, str]) -> str:
+    """Return a file beside this one with its places, like @TITLE@, filled in their order."""
+    page = file_text(name)
     pieces = []
-    for name, text in parts.items():  # what is put in is never looked at for what to put in
-        before, _, page = page.partition(f"@{name}@")
+    for place, text in parts.items():  # what is put in is never looked at for what to put in
+        before, _, page = page.partition(f"@{place}@")
         pieces += [before, text]
     return "".join((*pieces, page))
+
+
+def read_told(page: str) -> dict[str, Any]:
+    """Return what a page of `render` shows, as `tell` told it.
+
+    Raises:
+        ValueError: it is no such page.
+    """
+    _, start, rest = page.partition(DATA)
+    told = json.loads(rest.partition("</script>")[0] if start else "")
+    if not isinstance(told, dict) or not isinstance(told.get("events"), dict):
+        raise ValueError("no story is told in it")
+    return told
 
 
 def embed(data: Any) -> str:

@@ -15,7 +15,7 @@ from harness.machine.topology import MAX_CPUS
 from harness.phases import Phases
 from harness.report.junit import write_junit
 from harness.report.ktap import write_ktap
-from harness.report.overview import render_overview
+from harness.report.overview import cell_of, render_overview
 from harness.scenario.again import differences, read_run
 from harness.scenario.json_schema import make_json_schema
 from harness.scenario.load import is_scenario, load_scenarios
@@ -75,7 +75,7 @@ def _check_append(_: click.Context, __: click.Parameter, text: str) -> str:
     help="Keep what runs leave behind there instead of in the cache.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array, an object per run.")
-@click.option("--html", type=REPORT, help="Write all runs there as one page, linked to their own.")
+@click.option("--html", type=REPORT, help="Write all runs there as one page.")
 @click.option("--junit", type=REPORT, help="Write the verdicts there as JUnit XML.")
 @click.option(
     "--ktap", type=REPORT, help="Write the verdicts there as KTAP (- is standard output)."
@@ -121,7 +121,9 @@ def run(
         if as_json:
             click.echo(json.dumps([record.to_json() for record in records], indent=1))
         if html:
-            html.write(render_overview(records, Path(html.name).resolve().parent))
+            place = Path(html.name).resolve().parent
+            known = {record.kernel.spec: record.kernel for record in records}
+            html.write(render_overview(map(cell_of, records), place, known.values()))
         if junit:
             junit.write(write_junit(records))
         if ktap:

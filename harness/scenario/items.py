@@ -95,7 +95,9 @@ class Run(pytest.Item):
         root = self.config.getoption("--artifacts")
         record = run_scenario(self._workshop(), self._scenario, self._spec, root=root).record
         self.user_properties.append(("verdict", str(record.verdict)))
-        self.user_properties.append(("artifacts", str(record.artifacts)))
+        self.user_properties.append(("kernel", self._spec))
+        if record.artifacts is not None:
+            self.user_properties.append(("artifacts", str(record.artifacts)))
         if record.verdict is Verdict.SKIP:
             pytest.skip("\n".join(record.reasons))
         if record.verdict is not Verdict.PASS:

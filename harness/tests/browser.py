@@ -144,9 +144,10 @@ class Browser:
         """Let the mouse do something at a place in the window."""
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
 
-    def press(self, key: str) -> None:
-        """Press a key."""
-        text = {"text": key} if len(key) == 1 else {}
+    def press(self, key: str, text_: str = "") -> None:
+        """Press a key; `text_` is what it writes, if that is not its name."""
+        written = text_ or (key if len(key) == 1 else "")
+        text = {"text": written} if written else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
         self.settle()

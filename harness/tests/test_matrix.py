@@ -22,6 +22,7 @@ from harness import cli
 from harness.case_id import split_id
 from harness.errors import UserError
 from harness.matrix.grid import show_grid, summarize
+from harness.matrix.page import INCOMPLETE
 from harness.matrix.plan import FILE, Matrix, Row, load_matrix
 from harness.matrix.results import Collector, worst
 from harness.matrix.results import Result as Ended
@@ -196,6 +197,28 @@ def test_what_is_collected(collect: Callable[..., Collector], workers: list[str]
     assert all(r.duration_s >= 0 for r in results)
 
 
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
+def test_the_page_of_what_pytest_ran(
+    collect: Callable[..., Collector], pytester: pytest.Pytester, workers: list[str]
+) -> None:
+    page = pytester.path / "all.html"
+    collector = collect(CASES, "--kernel", OLD, "--kernel", RT, "--page", str(page), *workers)
+    html = page.read_text()
+    assert f"<title>{len(collector.results())} runs: 2 pass, 2 fail, 2 crash, 5 " in html
+    assert "crashes[native] on debian:7.3-rt" in html
+    assert "Runs of which nothing is left: 6." in html  # the fake keeps nothing
+    assert INCOMPLETE not in html
+    collect(CASES, "--page", str(page), "-x", *workers)
+    assert INCOMPLETE in page.read_text()
+
+
+@pytest.mark.parametrize("page", [".", "no/such/page.html"])
+def test_a_page_that_cannot_be_written_is_refused(pytester: pytest.Pytester, page: str) -> None:
+    result = pytester.runpytest("--page", page)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: --page {page}: a file in a directory that exists *"])
+
+
 def test_a_worker_that_dies_is_no_verdict_on_the_kernel(
     collect: Callable[..., Collector],
 ) -> None:
@@ -344,8 +367,18 @@ def test_json(matrix: Callable[..., Result], tmp_path: Path) -> None:
         "verdict": "fail",
         "reason": "why",
         "duration_s": 1.5,
+        "artifacts": None,
     }
     assert told["complete"] is True
+
+
+def test_html(matrix: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "out.html"
+    matrix("--html", str(path), verdicts=["pass", "fail"])
+    assert "<title>2 runs: 1 pass, 1 fail</title>" in path.read_text()
+    assert INCOMPLETE not in path.read_text()
+    matrix("--html", str(path), verdicts=["pass"], interrupted=True)
+    assert INCOMPLETE in path.read_text()
 
 
 @pytest.mark.parametrize(
@@ -353,6 +386,7 @@ def test_json(matrix: Callable[..., Result], tmp_path: Path) -> None:
     [
         (["--kernel", "debian"], "`debian` is no kernel spec"),
         (["--json", "/nonexistent/out.json"], "there is no directory /nonexistent"),
+        (["--html", "/nonexistent/out.html"], "there is no directory /nonexistent"),
     ],
 )
 def test_a_wrong_request(matrix: Callable[..., Result], args: list[str], told: str) -> None:
