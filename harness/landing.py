@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -115,7 +116,7 @@ def take_away(dest: Path) -> None:
 
 
 def sweep(directory: Path) -> None:
-    """Remove what killed builders left in a directory; what is being built now stays.
+    """Remove what killed builders and writers left in a directory; what is being made now stays.
 
     Raises:
         CacheError: no permission.
@@ -125,6 +126,10 @@ def sweep(directory: Path) -> None:
             dest = directory / part.name.removeprefix(".").removesuffix(".part")
             with contextlib.suppress(filelock.Timeout), _lock(dest).acquire(timeout=0):
                 _remove(part)
+        for temporary in directory.glob(".*.tmp"):
+            with contextlib.suppress(FileNotFoundError, BlockingIOError), temporary.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer holds it to the end
+                temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -134,16 +139,26 @@ def write_atomically(path: Path, content: bytes) -> None:
         CacheError: no space or no permission.
     """
     with cache_errors(str(path)):
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        temporary = Path(name)
+        descriptor, temporary = _temporary(path)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
-            temporary.chmod(0o644)
-            temporary.replace(path)
+                file.flush()
+                temporary.chmod(0o644)
+                temporary.replace(path)
         except BaseException:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
             raise
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """Make a file beside another, locked so that `sweep` knows that its writer lives."""
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, Path(name)
+        os.close(descriptor)  # swept before it was locked
 
 
 def _lock(path: Path) -> filelock.BaseFileLock:

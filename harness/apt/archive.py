@@ -17,7 +17,7 @@ from harness.apt import mirrors
 from harness.apt.tool import Apt, failure
 from harness.deb import version_key
 from harness.errors import FetchFailed
-from harness.landing import cache_errors, locked, sha256_of, write_atomically
+from harness.landing import cache_errors, locked, sha256_of, sweep, write_atomically
 from harness.paths import cache_dir
 
 if TYPE_CHECKING:
@@ -166,7 +166,8 @@ class Archive:
     ) -> list[Path]:
         """Bring packages into a directory, each file whole and its sha256 verified.
 
-        A download that was cut off goes on where it stopped, as apt does it.
+        A download that was cut off goes on where it stopped, as apt does it; what others left that
+        were cut off is removed. Each mirror is asked for one file at a time.
 
         Args:
             packages: what to bring.
@@ -186,6 +187,8 @@ class Archive:
         with locked(self.root / "apt"), cache_errors(str(into)):
             work.mkdir(exist_ok=True)
             into.mkdir(parents=True, exist_ok=True)
+            for left in set(work.iterdir()) - {_brought(work, package) for package in packages}:
+                left.unlink()
             self._tools.must(
                 "apt-get",
                 "download",
@@ -236,6 +239,7 @@ class Archive:
     def _refresh(self, *, force: bool = False, progress: Progress | None = None) -> tuple[str, ...]:
         if not force and self.age() < FRESH:
             return tuple(json.loads(self._stamp.read_text())["notes"])
+        sweep(self.root)
         self._tools.configure(mirrors.source_list())
         with cache_errors(str(self.root)):
             (self.root / "lists" / "partial").mkdir(parents=True, exist_ok=True)

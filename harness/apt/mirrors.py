@@ -24,7 +24,7 @@ SUITES = (
     "experimental",
 )
 SECURITY_SUITES = ("bullseye-security", "bookworm-security", "trixie-security")
-KEYRINGS = (
+KEYRINGS: tuple[Path, ...] = (
     Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
     Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
 )

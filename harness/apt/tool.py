@@ -42,6 +42,8 @@ APT::Sandbox::User "";
 APT::Get::Show-User-Simulation-Note "false";
 Acquire::Languages "none";
 Acquire::Retries "3";
+// One connection to each mirror.
+Acquire::Queue-Mode "host";
 // An archived release is signed but no longer re-dated, and old kernels are what we come for.
 Acquire::Check-Valid-Until "false";
 """

@@ -15,6 +15,8 @@ from harness.errors import KernelNotFound
 from harness.kernels.bzimage import BzImage, extract_elf, read_bzimage
 from harness.kernels.image import KernelImage, KernelPackage
 from harness.kernels.vmlinux import has_pvh_entry
+from harness.landing import land_directory, sweep
+from harness.paths import cache_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,6 +28,25 @@ _HOME = re.compile(r"(?:usr/)?lib/modules/([^/]+)/(.+)")
 _BOOT = re.compile(r"boot/(vmlinuz|config)-(.+)")
 _NEEDED = re.compile(r"modules\..+|(kernel|extra|updates)/.+")
 """What is kept of lib/modules/<release>: not the debug kernel, symbols and links to sources."""
+
+
+def land(room: str, name: str, fill: Callable[[Path], None]) -> Path:
+    """Return a kernel's directory, filled if it is not there yet; see `land_directory`.
+
+    What killed processes left beside it is removed.
+
+    Args:
+        room: its place below `kernels/` in the cache; "" for the archive's.
+        name: the directory's.
+        fill: writes what is in it; see `gather` and `finish`.
+
+    Raises:
+        CacheError: the cache cannot be written.
+    """
+    home = cache_dir("kernels", room)
+    if not (home / name).is_dir():
+        sweep(home)
+    return land_directory(home / name, fill)
 
 
 class Parcel(NamedTuple):

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from harness.errors import KernelNotFound
 from harness.kernels.bzimage import BzImage, read_bzimage
-from harness.kernels.entry import finish, load
+from harness.kernels.entry import finish, land, load
 from harness.kernels.image import KernelImage
 from harness.kernels.installed import find_installed
 from harness.kernels.spec import FileSpec, InstalledSpec, PathSpec, TreeSpec
 from harness.kernels.tree import find_built
 from harness.kernels.vmlinux import Vmlinux, is_elf, read_vmlinux
-from harness.landing import cache_errors, land_directory
-from harness.paths import cache_dir
+from harness.landing import cache_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,8 +64,8 @@ def resolve_file(spec: FileSpec) -> KernelImage:
     )
     if isinstance(image, Vmlinux):
         return kernel
-    directory = land_directory(
-        cache_dir("kernels", "path") / image.sha256,
+    directory = land(
+        *("path", image.sha256),
         lambda part: finish(part, image, spec=f"path:{path}", version=image.banner, flavour="path"),
     )
     with cache_errors(str(directory)):

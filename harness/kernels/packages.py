@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from harness import deb, rpm
 from harness.errors import FetchFailed, KernelNotFound
-from harness.kernels.entry import Parcel, finish, gather, load
+from harness.kernels.entry import Parcel, finish, gather, land, load
 from harness.kernels.image import KernelImage, KernelPackage
-from harness.landing import cache_errors, land_directory, sha256_of
-from harness.paths import cache_dir
+from harness.landing import cache_errors, sha256_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,9 +31,7 @@ def resolve_packages(given: PackageSpec) -> KernelImage:
         CacheError: the cache cannot be written.
     """
     spec = given.absolute()
-    directory = land_directory(
-        cache_dir("kernels", "packages") / packages_digest(spec), lambda part: _fill(part, spec)
-    )
+    directory = land("packages", packages_digest(spec), lambda part: _fill(part, spec))
     with cache_errors(str(directory)):
         directory.touch()  # `prune` keeps the last used
     return load(directory, str(spec))

@@ -17,12 +17,12 @@ from harness import deb
 from harness.apt import Archive, Progress
 from harness.errors import FetchFailed, KernelNotFound
 from harness.kernels.debian import PATTERN, Build, builds_of, choose
-from harness.kernels.entry import Parcel, finish, gather, load
+from harness.kernels.entry import Parcel, finish, gather, land, load
 from harness.kernels.image import KernelImage, KernelPackage
 from harness.kernels.own import resolve_file
 from harness.kernels.packages import resolve_packages
 from harness.kernels.spec import DebianSpec, KernelSpec, PackageSpec, parse_spec
-from harness.landing import land_directory, write_atomically
+from harness.landing import sweep, write_atomically
 from harness.paths import cache_dir
 
 if TYPE_CHECKING:
@@ -69,8 +69,10 @@ def resolve(
     exact = parse_spec(f"debian:{kernel.release}")
     # A release like "7.3-amd64" reads as the newest 7.3 of that flavour: it has no spec of its own.
     own = [exact] if isinstance(exact, DebianSpec) and exact.release else []
-    for known_as in {parsed, *own}:
-        write_atomically(cache_dir("kernels", "specs") / str(known_as), directory.name.encode())
+    specs = cache_dir("kernels", "specs")
+    sweep(specs)
+    for known_as in dict.fromkeys((*own, parsed)):  # asked again if it was not the last
+        write_atomically(specs / str(known_as), directory.name.encode())
     return kernel
 
 
@@ -83,8 +85,8 @@ def _fetch(spec: DebianSpec, archive: Archive, progress: Progress | None) -> Pat
         if not notes:
             raise
         raise KernelNotFound(f"{error.message} ({notes})", remedy=error.remedy) from error
-    return land_directory(
-        cache_dir("kernels") / f"{build.release}_{build.version}",
+    return land(
+        *("", f"{build.release}_{build.version}"),
         lambda part: _fill(part, build, archive, progress),
     )
 

@@ -174,7 +174,9 @@ case " $* " in
     fd=$(echo " $* " | sed -n 's/.*APT::Status-Fd=\\([0-9]*\\).*/\\1/p')
     echo dlstatus:1:50.0:half way > "/proc/self/fd/$fd"
     . "$FAKE/download"
-    cp "$FAKE"/pool/* . ;;
+    for word; do
+        cp "$FAKE/pool/$(echo "$word" | sed 's/=/_/; s/:/%3a/')"_* . 2> "$FAKE/err" || true
+    done ;;
 esac
 """
 

@@ -16,7 +16,14 @@ from harness.apt import Archive, own_codename
 from harness.apt.mirrors import Source, pick_mirrors
 from harness.deb import unpack, version_key
 from harness.errors import CacheError, FetchFailed, ToolMissing
-from harness.landing import cache_errors, land_directory, sha256_of, take_away, write_atomically
+from harness.landing import (
+    cache_errors,
+    land_directory,
+    sha256_of,
+    sweep,
+    take_away,
+    write_atomically,
+)
 from harness.tests.fakes import FakeApt, make_ar, make_deb
 
 
@@ -239,6 +246,18 @@ def test_killed_download_is_not_taken_for_whole(apt: FakeApt, tmp_path: Path) ->
     assert sha256_of(path) == packages[0].sha256
 
 
+def test_what_another_killed_download_left_is_removed(apt: FakeApt, tmp_path: Path) -> None:
+    apt.add("a", "1-1", "bookworm")
+    packages = Archive().packages("a")
+    work = Archive().root / "partial"
+    work.mkdir()
+    for name in ("a_1-1_amd64.deb", "b_1-1_amd64.deb"):
+        (work / name).write_text("half")
+    apt.answer("download", 'ls > "$FAKE/found"\n')
+    Archive().download(packages, tmp_path / "in", what="a")
+    assert (apt.root / "found").read_text() == "a_1-1_amd64.deb\n", "this one goes on"
+
+
 def test_interrupted_download_ends_apt(apt: FakeApt, tmp_path: Path) -> None:
     def interrupt(what: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -402,6 +421,27 @@ def test_sweep_spares_what_is_being_built(tmp_path: Path) -> None:
 
     land_directory(tmp_path / "x", fill)
     assert not (tmp_path / ".dead.part").exists()
+
+
+def test_sweep_removes_what_killed_writers_left(tmp_path: Path) -> None:
+    (tmp_path / ".x.abc.tmp").touch()
+    program = (
+        "import os, pathlib, sys, time; import harness.landing as l\n"
+        "pathlib.Path.replace = lambda *_: (print(flush=True), time.sleep(600))\n"
+        "l.write_atomically(pathlib.Path(sys.argv[1]), b'new')\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "x")], stdout=subprocess.PIPE
+    ) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        sweep(tmp_path)
+        (own,) = tmp_path.glob(".x.*.tmp")
+        writer.kill()
+        writer.wait()
+    assert own.name != ".x.abc.tmp"
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_take_away(tmp_path: Path) -> None:
