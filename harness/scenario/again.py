@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import ScenarioError
-from harness.report.record import CpuRecord, QemuRecord
+from harness.report.record import CpuRecord
+from harness.scenario.recipe import list_recipe
 from harness.scenario.results import FORMAT
 from harness.scenario.schema import Scenario
 from harness.trace.latency import Waits
@@ -35,7 +36,6 @@ class Kept:
         recipe: what it was made from.
         ledger: its accounts.
         reasons: why it did not pass.
-        qemu: the machine that it ran on.
         per_cpu: its counts by destination CPU.
         waits: how long frames waited in rings, by CPU.
     """
@@ -45,7 +45,6 @@ class Kept:
     recipe: Mapping[str, Any]
     ledger: Mapping[str, Any]
     reasons: tuple[str, ...] = ()
-    qemu: QemuRecord = field(default_factory=QemuRecord)
     per_cpu: tuple[CpuRecord, ...] = ()
     waits: Mapping[int, Waits] = field(default_factory=dict)
 
@@ -103,15 +102,12 @@ def read_run(path: Path) -> Kept:
 
 def differences(before: Kept, now: Outcome) -> Iterator[str]:
     """Yield what is not as it was: what the run was made from, and what came of it."""
-    old, new = dict(before.recipe), dict(now.recipe)
-    kernels = old.pop("kernel", None) or {}, new.pop("kernel", None) or {}
-    pairs = [(f"kernel {key}", kernels[0].get(key), kernels[1].get(key)) for key in KERNEL_KEYS]
-    pairs += [(key, old.get(key), new.get(key)) for key in ("initramfs", "qemu", "accelerator")]
-    changed = [(what, was, is_) for what, was, is_ in pairs if was != is_]
-    for what, was, is_ in changed:
-        yield f"changed: {what} was {shorten(was)}, is {shorten(is_)}"
+    old, new = dict(list_recipe(before.recipe)), dict(list_recipe(now.recipe))
+    changed = [what for what in old if old[what] != new.get(what)]
+    for what in changed:
+        yield f"changed: {what} was {shorten(old[what])}, is {shorten(new.get(what))}"
     if not changed:
-        yield "unchanged: kernel, initramfs, QEMU"
+        yield f"unchanged: {', '.join(old) or 'nothing is told of what it was made from'}"
     if before.verdict != now.record.verdict.value:
         yield f"changed: verdict was {before.verdict}, is {now.record.verdict.value}"
     ledger = now.record.ledger or {}
@@ -123,12 +119,10 @@ def differences(before: Kept, now: Outcome) -> Iterator[str]:
 
 _RECORDED: Mapping[str, tuple[str, TypeAdapter[Any]]] = {
     "reasons": ("reasons", TypeAdapter(tuple[str, ...])),
-    "qemu": ("qemu", TypeAdapter(QemuRecord)),
     "per_cpu": ("per_cpu", TypeAdapter(tuple[CpuRecord, ...])),
     "waits": ("wait_us", TypeAdapter(dict[int, Waits])),
 }
 """Fields of `Kept` that run.json has beyond what a run is done again from: key and type."""
-KERNEL_KEYS = ("release", "version", "sha256")
 
 
 def _revive(data: Any) -> Any:

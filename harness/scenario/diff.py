@@ -11,7 +11,8 @@ from harness.report.diff import CONDITIONS, TIMING, Row, Value
 from harness.report.expected import NO_COMPLAINT
 from harness.report.files import TRACE
 from harness.report.perfetto import Counts, count_events
-from harness.scenario.again import KERNEL_KEYS, Kept, read_run, shorten
+from harness.scenario.again import Kept, read_run, shorten
+from harness.scenario.recipe import list_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,15 +83,8 @@ def _plain(value: object) -> Value:
 
 
 def _tell_recipe(kept: Kept) -> Iterator[tuple[str, object]]:
-    kernel = kept.recipe.get("kernel")
-    kernel = kernel if isinstance(kernel, dict) else {}
     yield "kernel", ", ".join(kept.scenario.kernel)
-    for key in KERNEL_KEYS:
-        yield f"kernel {key}", kernel.get(key)
-    yield "initramfs", kept.recipe.get("initramfs")
-    yield "QEMU", kept.qemu.version
-    yield "accelerator", kept.qemu.accelerator
-    yield "threads of QEMU", kept.qemu.threads
+    yield from list_recipe(kept.recipe)
     yield from _flatten("scenario", kept.scenario.model_dump(exclude_none=True, exclude={"kernel"}))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pexpect
 
-from harness.errors import AgentLost, BootFailed, CacheError, LabError
+from harness.errors import AgentLost, BootFailed, CacheError, LabError, UserError
 from harness.judge import Judgement, judge, judge_error
 from harness.machine.splats import Splat, find_splats
 from harness.machine.topology import Topology
@@ -27,6 +27,7 @@ from harness.report.record import (
 from harness.scenario.expect import Sight, find_failures
 from harness.scenario.load import dump_scenario
 from harness.scenario.play import Play
+from harness.scenario.recipe import digest_files, tell_recipe
 from harness.scenario.results import FORMAT, keep_results, name_results
 from harness.scenario.schema import NEEDS
 from harness.trace.latency import measure_waits
@@ -97,6 +98,8 @@ class _Found:
     dmesg: str = ""
     frozen: dict[str, Path] = field(default_factory=dict)
     initramfs: str | None = None
+    qemu_sha256: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
     argv: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     waits: dict[int, Any] = field(default_factory=dict)
@@ -179,6 +182,11 @@ def _carry_through(
     watch.say("looking for QEMU and its accelerator")
     version = ".".join(map(str, lab.qemu.version))
     found.qemu = QemuRecord(version, lab.accel.name, lab.threads)
+    found.qemu_sha256 = lab.qemu.sha256
+    try:
+        found.files = digest_files(scenario)
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
     topology = Topology(
         scenario.cpus,
         scenario.memory_mib,
@@ -295,16 +303,14 @@ def _keep(record: RunRecord, scenario: Scenario, found: _Found) -> RunRecord:
 
 def _record_recipe(found: _Found) -> dict[str, Any]:
     """Return all that a run was made from, as far as it came."""
-    image = found.kernel
-    return {
-        "kernel": None
-        if image is None
-        else {"release": image.release, "version": image.version, "sha256": image.sha256},
-        "initramfs": found.initramfs,
-        "qemu": found.qemu.version,
-        "accelerator": found.qemu.accelerator,
-        "argv": list(found.argv),
-    }
+    return tell_recipe(
+        found.kernel,
+        found.qemu,
+        qemu_sha256=found.qemu_sha256,
+        initramfs=found.initramfs,
+        files=found.files,
+        argv=list(found.argv),
+    )
 
 
 def _record_kernel(spec: str, image: KernelImage | None) -> KernelRecord:

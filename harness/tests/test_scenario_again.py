@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import pytest
 from harness.errors import ScenarioError
 from harness.scenario.again import differences, read_run
 from harness.scenario.load import load_scenarios
-from harness.tests.test_scenario_files import SCENARIOS
+from harness.tests.test_scenario_files import CONFIGS, SCENARIOS
 from harness.tests.test_scenario_runner import Lab, cache, lab, run  # noqa: F401
 
 if TYPE_CHECKING:
@@ -30,7 +31,38 @@ def test_a_run_is_read_back_as_it_was(lab: Lab) -> None:  # noqa: F811
     assert before.verdict == "pass"
     assert before.scenario.expand() == before.scenario
     assert (before.scenario.kernel, before.scenario.seed) == (("debian:7.3",), 9)
-    assert list(differences(before, outcome)) == ["unchanged: kernel, initramfs, QEMU"]
+    (told,) = differences(before, outcome)
+    assert told == (
+        "unchanged: kernel release, kernel version, kernel sha256, initramfs, QEMU, QEMU sha256, "
+        "accelerator, threads of QEMU, cpumap-lab, cpumap-lab sha256"
+    )
+
+
+def test_what_has_changed_of_the_users_own_files_is_told(lab: Lab, tmp_path: Path) -> None:  # noqa: F811
+    pcap = tmp_path / "mine.pcap"
+    capture = (CONFIGS / "captures" / "mixed.pcap").read_bytes()
+    pcap.write_bytes(capture)
+    traffic = ({"frames": 48, "pcap": str(pcap)},)
+    before = read_run(kept(run(lab, traffic=traffic, socket=False)))
+    assert before.recipe["files"] == {str(pcap): hashlib.sha256(capture).hexdigest()}
+    changed = capture[:-1] + b"\xff"
+    pcap.write_bytes(changed)
+    (told,) = differences(before, run(lab, traffic=traffic, socket=False))
+    was, is_ = (hashlib.sha256(of).hexdigest()[:12] for of in (capture, changed))
+    assert told == f"changed: file {pcap} was {was}, is {is_}"
+
+
+@pytest.mark.parametrize("key", ["qemu_sha256", "threads", "lab_sha256"])
+def test_what_an_older_run_does_not_tell_has_not_changed(lab: Lab, key: str) -> None:  # noqa: F811
+    path = kept(run(lab)) / "run.json"
+    told = json.loads(path.read_text())
+    was = told["recipe"].pop(key)
+    path.write_text(json.dumps(told))
+    assert next(differences(read_run(path), run(lab))).startswith("unchanged: ")
+    told["recipe"][key] = "other"
+    path.write_text(json.dumps(told))
+    (change,) = differences(read_run(path), run(lab))
+    assert change.endswith(f"was other, is {was[:12]}")
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
@@ -55,7 +87,7 @@ def test_what_has_changed_is_told(lab: Lab) -> None:  # noqa: F811
     assert list(differences(read_run(path), run(lab))) == [
         "changed: kernel sha256 was 121212121212, is abababababab",
         "changed: initramfs was None, is cdcdcdcdcdcd",
-        "changed: qemu was 7.2.0, is 10.0.2",
+        "changed: QEMU was 7.2.0, is 10.0.2",
         "changed: verdict was crash, is pass",
         "changed: delivered was 3, is 48",
     ]

@@ -70,6 +70,7 @@ class Guest:
             accel=accel,
             initramfs=SimpleNamespace(digest="cd" * 32),
         )
+        self.mac = lambda nic: "02:00:00:00:00:01"
         self.machine = SimpleNamespace(console=text, recipe=recipe, argv=("qemu", "-smp", "4"))
         self.tracer = SimpleNamespace(
             drain=lambda: None, trace=lambda: SimpleNamespace(records=self.records)
@@ -107,7 +108,7 @@ class Lab:
     plan: Any = None
     did: list[Any] = field(default_factory=list)
 
-    qemu = SimpleNamespace(version=(10, 0, 2))
+    qemu = SimpleNamespace(version=(10, 0, 2), sha256="ef" * 32)
     accel = SimpleNamespace(name="tcg")
     threads = "multi"
 
