@@ -198,7 +198,7 @@ class Play:
             elif step.do == "detach":
                 self.steering.detach()
             elif step.do == "remove_nic":
-                self._remove_nic(step.nic or 0)
+                self._remove_nic(number, step.nic or 0)
             elif step.do == "close":
                 self.steering.dismantle()
         except GuestError as error:
@@ -241,9 +241,12 @@ class Play:
                 f"timeline[{number}]: {step.do}{whom}: expected {wanted}, found {found}"
             )
 
-    def _remove_nic(self, nic: int) -> None:
-        device = self._guest.link_target(f"/sys/class/net/{interface_name(nic)}/device").name
+    def _remove_nic(self, number: int, nic: int) -> None:
+        name = interface_name(nic)
+        device = self._guest.link_target(f"/sys/class/net/{name}/device").name
         self._guest.write("/sys/bus/virtio/drivers/virtio_net/unbind", device)
+        if self._guest.has_interface(name):  # unbinding waits for unregister_netdev
+            self.failures.append(f"timeline[{number}]: remove_nic: {name} is still there")
 
     def _set_online(self, cpu: int, *, online: bool) -> None:
         self._guest.write(f"/sys/devices/system/cpu/cpu{cpu}/online", str(int(online)))

@@ -16,16 +16,33 @@ from harness.trace.events import CpumapEnqueue, CpumapKthread, Event, XdpAction
 
 
 def parse(story: Story) -> tuple[dict[int, Any], list[Any]]:
-    """Return the tracks by uuid, and the packets with events."""
+    """Return the tracks by uuid, and the packets with events, by Perfetto's own rules.
+
+    Source: track_descriptor.proto and track_event.proto of Perfetto.
+    """
     trace = protos.Trace.FromString(gzip.decompress(write_perfetto(story)))
-    tracks = {}
+    size = trace.ByteSize()
+    trace.DiscardUnknownFields()
+    assert trace.ByteSize() == size, "every field is one of the schema's"
+    tracks: dict[int, Any] = {}
     events = []
     for packet in trace.packet:
+        assert packet.trusted_packet_sequence_id > 0
         if packet.HasField("track_descriptor"):
-            tracks[packet.track_descriptor.uuid] = packet.track_descriptor
-        else:
-            assert packet.track_event.track_uuid in tracks, "a track is described before its use"
-            events.append(packet)
+            track = packet.track_descriptor
+            assert track.uuid > 0
+            assert track.uuid not in tracks
+            assert track.parent_uuid in {0, *tracks}
+            tracks[track.uuid] = track
+            continue
+        event = packet.track_event
+        assert packet.HasField("timestamp")
+        assert event.track_uuid in tracks, "a track is described before its use"
+        is_counter = tracks[event.track_uuid].HasField("counter")
+        assert is_counter == (event.type == protos.TrackEvent.TYPE_COUNTER)
+        assert is_counter == event.HasField("counter_value")
+        assert is_counter or event.name, "what is not interned has its name with it"
+        events.append(packet)
     return tracks, events
 
 
