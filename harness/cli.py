@@ -23,7 +23,7 @@ COMMANDS = {
         "harness.scenario.cli",
         "Print the JSON Schema of scenarios, for editors that complete and check keys.",
     ),
-    "kernels": ("harness.kernels.cli", "List, fetch and prune the kernels to test."),
+    "kernels": ("harness.kernels.cli", "List, fetch, show, lock and prune the kernels to test."),
     "snapshots": (
         "harness.machine.snapshot_cli",
         "List and prune the frozen guests that runs are cloned from.",

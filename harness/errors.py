@@ -33,6 +33,10 @@ class KernelNotFound(UserError):
     """A kernel spec that names nothing we can get."""
 
 
+class NotLocked(UserError):
+    """A kernel other than the one that configs/kernels.lock names, where `--locked` was asked."""
+
+
 class ScenarioError(UserError):
     """A scenario file that is not a scenario."""
 

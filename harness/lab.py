@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from harness.apt import Progress
     from harness.kernels import KernelImage
+    from harness.kernels.lock import Lock
     from harness.machine.qemu import Qemu
     from harness.machine.topology import Accel, Topology
 
@@ -35,6 +36,7 @@ class Lab:
         snapshots: False boots every guest cold instead.
         say: told what takes long, before it does.
         progress: told how downloads go on.
+        lock: holds every spec to its very kernel.
     """
 
     def __init__(
@@ -43,10 +45,12 @@ class Lab:
         snapshots: bool = True,
         say: Callable[[str], None] = lambda _: None,
         progress: Progress | None = None,
+        lock: Lock | None = None,
     ) -> None:
         self.snapshots = snapshots
         self._say = say
         self._progress = progress
+        self._lock = lock
         self._kernels: dict[str, KernelImage] = {}
         sweep_runs()
 
@@ -80,10 +84,12 @@ class Lab:
 
         Raises:
             KernelNotFound: the spec names nothing.
+            NotLocked: it names another kernel than the lock, or is not in it.
             FetchFailed, CacheError: it could not be brought.
         """
         if spec not in self._kernels:
-            self._kernels[spec] = resolve(spec, progress=self._progress)
+            pin = self._lock.pin(spec) if self._lock else None
+            self._kernels[spec] = resolve(spec, pin=pin, progress=self._progress)
         return self._kernels[spec]
 
     def kernel_here(self, spec: str) -> KernelImage | None:
@@ -91,8 +97,9 @@ class Lab:
 
         Raises:
             KernelNotFound: the spec cannot be read.
+            NotLocked: as `kernel`.
         """
-        return remembered(spec)
+        return remembered(spec, self._lock.pin(spec) if self._lock else None)
 
     def recipe(self, spec: str, topology: Topology) -> Recipe:
         """Return what a guest is made from.

@@ -22,6 +22,7 @@ from harness.errors import CacheError, LabError, UserError
 from harness.judge import Judgement, judge_error
 from harness.keepsake import keep_case
 from harness.kernels import remembered
+from harness.kernels.lock import Lock, read_lock
 from harness.known_issues import FILE, KnownIssue, load_known_issues, weigh
 from harness.lab import Lab
 from harness.machine.topology import Topology
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 DEFAULT_KERNEL = "debian:7.3"
 DEFAULT_CPUS = 4
 KNOWN_ISSUES = pytest.StashKey[list[KnownIssue]]()
+LOCK = pytest.StashKey[Lock | None]()
 WORKSHOP = pytest.StashKey[Lab]()
 COLLECTOR = pytest.StashKey[Collector]()
 
@@ -64,6 +66,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         metavar="SPEC",
         help="as --kernel, but only cases marked `smoke` run on it",
+    )
+    group.addoption(
+        "--locked",
+        action="store_true",
+        help="take no kernels but those in configs/kernels.lock (`cpumap-lab kernels lock`)",
     )
     group.addoption("--cpus", type=int, default=DEFAULT_CPUS, help="virtual CPUs of a guest (4)")
     group.addoption("--append", default="", metavar="ARGS", help="added to the kernel command line")
@@ -107,8 +114,9 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     try:
         Topology(cpus=config.getoption("--cpus"), append=config.getoption("--append"))
+        lock = config.stash[LOCK] = read_lock() if config.getoption("--locked") else None
         for spec in _specs(config):
-            remembered(spec)
+            remembered(spec, lock.pin(spec) if lock else None)
         config.stash[KNOWN_ISSUES] = load_known_issues(config.getoption("--known-issues"))
     except LabError as error:
         raise pytest.UsageError(str(error)) from error
@@ -147,7 +155,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     except LabError as error:
         lines = [f"QEMU: {error.message}"]
     for spec in _specs(config):
-        kernel = remembered(spec)
+        lock = config.stash[LOCK]
+        kernel = remembered(spec, lock.pin(spec) if lock else None)
         lines.append(f"kernel: {spec} = {kernel.release if kernel else 'to be fetched'}")
     return lines
 
@@ -192,7 +201,8 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFi
 
 def _workshop(config: pytest.Config) -> Lab:
     if WORKSHOP not in config.stash:
-        config.stash[WORKSHOP] = Lab(snapshots=not config.getoption("--no-snapshot"))
+        snapshots = not config.getoption("--no-snapshot")
+        config.stash[WORKSHOP] = Lab(snapshots=snapshots, lock=config.stash[LOCK])
     return config.stash[WORKSHOP]
 
 
@@ -265,6 +275,7 @@ def _keep(item: pytest.Function, case: Casework, judgement: Judgement) -> None:
     for option in ("--cpus", "--append"):
         asked = item.config.getoption(option)
         command += [option, str(asked)] if asked not in (DEFAULT_CPUS, "") else []
+    command += ["--locked"] if item.config.getoption("--locked") else []
     repeat = shlex.join(command)
     try:
         root = item.config.getoption("--artifacts")

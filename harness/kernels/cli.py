@@ -1,4 +1,4 @@
-"""`cpumap-lab kernels`: what there is, bring it, throw it away."""
+"""`cpumap-lab kernels`: what there is, bring it, say what it is, throw it away."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from rich.table import Table
 from harness.apt import Archive
 from harness.errors import FetchFailed, ToolMissing
 from harness.kernels.debian import PATTERN, Build, builds_of, choose, series_of, upstream_of
+from harness.kernels.lock_cli import LOCKED, lock_command
 from harness.kernels.shelf import Cached, cached, prune
+from harness.kernels.show import facts_of
 from harness.kernels.spec import FLAVOURS, DebianSpec
 from harness.kernels.store import resolve
 from harness.progress import megabytes, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from harness.kernels.lock import Lock
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,23 @@ class Row:
 
 @click.group("kernels")
 def kernels() -> None:
-    """List, fetch and prune the kernels to test."""
+    """List, fetch, show, lock and prune the kernels to test.
+
+    \b
+    A kernel spec is one of
+      debian:6.12                   the newest 6.12 of Debian's archive, cloud flavour
+      debian:7.3-rt                 another flavour: rt, amd64 (the standard one)
+      debian:6.12.43                that very version
+      debian:6.1.0-56-cloud-amd64   that very build, by its `uname -r`
+      path:FILE[,modules=DIR]       a bzImage, or a vmlinux with the PVH note
+      deb:FILE[,FILE...]            what is in .deb files
+      rpm:FILE[,FILE...]            what is in .rpm files
+      installed[:RELEASE]           the kernel that runs here; another that is installed
+      tree:DIR                      what was last built in a source tree
+    """  # noqa: D301
+
+
+kernels.add_command(lock_command)
 
 
 @kernels.command("list")
@@ -87,14 +107,56 @@ def list_command(everything: bool, as_json: bool) -> None:
 
 
 @kernels.command("fetch")
-@click.argument("specs", metavar="SPEC...", nargs=-1, required=True)
+@click.argument("specs", metavar="SPEC...", nargs=-1)
 @click.option("--refresh", is_flag=True, help="Ask the archive what the newest build is now.")
-def fetch_command(specs: tuple[str, ...], refresh: bool) -> None:
-    """Bring kernels into the cache."""
+@LOCKED
+def fetch_command(specs: tuple[str, ...], refresh: bool, lock: Lock | None) -> None:
+    """Bring kernels into the cache; with --locked and no SPEC, all that are locked.
+
+    One file at a time comes from each mirror. Whatever ends it, the next fetch goes on from there.
+
+    \b
+    Examples:
+      cpumap-lab kernels fetch debian:6.12 debian:7.3-rt
+      cpumap-lab kernels fetch --locked
+    """  # noqa: D301
+    names = specs or (tuple(lock.pins) if lock else ())
+    if not names:
+        raise click.UsageError("give SPEC..., or --locked for all that are locked")
+    if refresh and lock:
+        raise click.UsageError("--locked takes what is locked, --refresh what is newest: give one")
+    pins = {name: lock.pin(name) for name in names} if lock else {}
     with shown() as progress:
-        images = [resolve(spec, refresh=refresh, progress=progress) for spec in specs]
+        images = [
+            resolve(name, refresh=refresh, pin=pins.get(name), progress=progress) for name in names
+        ]
     for image in images:
         click.echo(f"{image.spec}\t{image.release}\t{image.version}\t{image.boot}")
+
+
+@kernels.command("show")
+@click.argument("specs", metavar="SPEC...", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def show_command(specs: tuple[str, ...], as_json: bool) -> None:
+    """Say what kernels are, and where each part of them was found; fetches what is not here.
+
+    \b
+    Examples:
+      cpumap-lab kernels show debian:6.12
+      cpumap-lab kernels show tree:~/linux installed deb:linux-image-6.12.1_amd64.deb
+    """  # noqa: D301
+    with shown() as progress:
+        images = [resolve(spec, progress=progress) for spec in specs]
+    if as_json:
+        click.echo(json.dumps([facts_of(image) for image in images], indent=1))
+        return
+    for number, image in enumerate(images):
+        if number:
+            click.echo()
+        for what, told in facts_of(image).items():
+            for line in told if isinstance(told, list) else [told]:
+                click.echo(f"{what:<10}{line}")
+                what = ""  # noqa: PLW2901 - named once
 
 
 @kernels.command("prune")

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Protocol
 from harness.deb import version_key
 from harness.errors import KernelNotFound
 from harness.kernels.image import kernel_numbers
+from harness.kernels.spec import DebianSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from harness.apt import Package
-    from harness.kernels.spec import DebianSpec
+    from harness.kernels.image import Pin
 
 PATTERN = "linux-(image|binary|modules|base)-[0-9].*-amd64(-unsigned)?"
 """The names of all packages that make up kernels (a POSIX extended regular expression)."""
@@ -117,6 +118,28 @@ def choose(spec: DebianSpec, builds: Sequence[Build]) -> Build:
             remedy=remedy,
         )
     raise KernelNotFound(f"the Debian archive has no kernel for {spec}", remedy=remedy)
+
+
+def choose_pinned(spec: DebianSpec, pin: Pin, builds: Sequence[Build]) -> Build:
+    """Return the very build that a spec is held to.
+
+    Args:
+        spec: what is wanted.
+        pin: what it has to be.
+        builds: all there are, oldest first.
+
+    Raises:
+        KernelNotFound: it is no longer there; the message names the nearest that is.
+    """
+    for build in builds:
+        if (build.release, build.version, build.complete) == (pin.release, pin.version, True):
+            return build
+    usable = [b for b in builds if b.flavour == spec.flavour and b.complete]
+    near = _nearest(DebianSpec(upstream_of(pin.version), spec.flavour), usable)
+    raise KernelNotFound(
+        f"{spec} is locked to {pin.version} ({pin.release}), which the Debian archive has dropped",
+        remedy=f"{near}; `cpumap-lab kernels lock {spec}` takes the newest that {spec} means",
+    )
 
 
 def fits(spec: DebianSpec, build: Named) -> bool:

@@ -57,6 +57,21 @@ class KernelImage:
         return kernel_numbers(self.version)
 
 
+@dataclass(frozen=True)
+class Pin:
+    """What a kernel has to be: as `KernelImage`."""
+
+    release: str
+    version: str
+    sha256: str
+    packages: frozenset[KernelPackage]
+
+    @classmethod
+    def of(cls, kernel: KernelImage) -> Pin:
+        """Return what holds a spec to this very kernel."""
+        return cls(kernel.release, kernel.version, kernel.sha256, frozenset(kernel.packages))
+
+
 def kernel_numbers(version: str) -> tuple[int, int, int]:
     """Return the upstream version in a package version or a bzImage's banner.
 

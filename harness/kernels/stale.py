@@ -37,13 +37,13 @@ def overtaken(build: Path, image: Path) -> str:
     if not newer:
         return ""
     prefixes = tuple(f"{where}/" for where in (sources, os.path.relpath(sources, build)))
-    for object_file, needed in _objects(build):
-        for name in needed:
+    for made, text in _objects(build):
+        if not any(path in text for path in newer):  # most have none: splitting them takes long
+            continue
+        for name in text.replace("$(wildcard ", "").replace(")", " ").split():
             path = next((name[len(p) :] for p in prefixes if name.startswith(p)), name)
             changed = newer.get(path)
-            if changed is None:
-                continue
-            if object_file is None or changed > object_file:
+            if changed is not None and (made is None or changed > made):
                 return f"{path} was changed"
     return ""
 
@@ -75,21 +75,20 @@ def _touched(build: Path, than: float) -> Iterator[tuple[str, float]]:
             yield f"include/config/{entry.name}", entry.stat().st_mtime
 
 
-def _objects(build: Path) -> Iterator[tuple[float | None, list[str]]]:
-    """Yield for each object the time of its making, None if it is the kernel's, and its sources."""
+def _objects(build: Path) -> Iterator[tuple[float | None, str]]:
+    """Yield for each object the time of its making, None if it is the kernel's, and its .cmd."""
     for directory, below, names in os.walk(build):
         if directory == str(build):
             below[:] = [name for name in below if name not in _ASIDE and name[0] != "."]
         for name in names:
-            if not name.endswith(".o.cmd"):
-                continue
-            made = f"{directory}/{name.removeprefix('.').removesuffix('.cmd')}"
-            with open(f"{directory}/{name}", errors="replace") as file:
-                text = file.read()
-            when = None
-            if " -DMODULE " in text:  # one that did not compile is taken away
-                when = os.stat(made).st_mtime if os.path.exists(made) else 0.0
-            yield when, text.replace("$(wildcard ", "").replace(")", " ").split()
+            if name.endswith(".o.cmd"):
+                with open(f"{directory}/{name}", errors="replace") as file:
+                    text = file.read()
+                made = f"{directory}/{name.removeprefix('.').removesuffix('.cmd')}"
+                when = None
+                if " -DMODULE " in text:  # one that did not compile is taken away
+                    when = os.stat(made).st_mtime if os.path.exists(made) else 0.0
+                yield when, text
 
 
 def _mtime(path: Path) -> float:

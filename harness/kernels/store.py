@@ -10,29 +10,27 @@ Layout below `kernels/` in the cache; entry.py says what is in each directory:
 
 from __future__ import annotations
 
-import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from harness import deb
-from harness.apt import Archive, Progress
-from harness.errors import FetchFailed, KernelNotFound
-from harness.kernels.debian import PATTERN, Build, builds_of, choose
-from harness.kernels.entry import Parcel, finish, gather, land, load
-from harness.kernels.image import KernelImage, KernelPackage
+from harness.errors import NotLocked
+from harness.kernels.fetch import fetch_newest, fetch_pinned, recall, recall_pinned
+from harness.kernels.image import KernelImage, Pin
 from harness.kernels.own import resolve_file
 from harness.kernels.packages import resolve_packages
-from harness.kernels.spec import DebianSpec, KernelSpec, PackageSpec, parse_spec
-from harness.landing import sweep, write_atomically
-from harness.paths import cache_dir
+from harness.kernels.spec import DebianSpec, FileSpec, KernelSpec, PackageSpec, parse_spec
+from harness.landing import sha256_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-RECENT = 600.0
-"""Seconds for which a kernel missing from the indices is believed to be missing."""
+    from harness.apt import Progress
 
 
 def resolve(
-    spec: str | KernelSpec, *, refresh: bool = False, progress: Progress | None = None
+    spec: str | KernelSpec,
+    *,
+    refresh: bool = False,
+    pin: Pin | None = None,
+    progress: Progress | None = None,
 ) -> KernelImage:
     """Return the kernel that a spec names, fetched if it is not here.
 
@@ -41,90 +39,54 @@ def resolve(
     Args:
         spec: see `harness.kernels.spec.FORMS`.
         refresh: ask the archive again what the newest build is.
+        pin: the very kernel that it has to be, whatever else the spec may mean.
         progress: told what is fetched.
 
     Raises:
         KernelNotFound: the spec names nothing; the message says what there is.
+        NotLocked: it names another kernel than the pin.
         FetchFailed, ToolMissing, CacheError: it could not be brought.
     """
     parsed = parse_spec(spec) if isinstance(spec, str) else spec
-    if isinstance(parsed, PackageSpec):
-        return resolve_packages(parsed)
     if not isinstance(parsed, DebianSpec):
-        return resolve_file(parsed)
-    if not refresh and (known := remembered(parsed)):
-        return known
-    archive = Archive()
-    if refresh:
-        archive.refresh(force=True, progress=progress)
-    try:
-        directory = _fetch(parsed, archive, progress)
-    except (KernelNotFound, FetchFailed):
-        if archive.age() < RECENT:
-            raise
-        # It may be newer than the indices, or they may name what the mirror has since dropped.
-        archive.refresh(force=True, progress=progress)
-        directory = _fetch(parsed, archive, progress)
-    kernel = load(directory, str(parsed))
-    exact = parse_spec(f"debian:{kernel.release}")
-    # A release like "7.3-amd64" reads as the newest 7.3 of that flavour: it has no spec of its own.
-    own = [exact] if isinstance(exact, DebianSpec) and exact.release else []
-    specs = cache_dir("kernels", "specs")
-    sweep(specs)
-    for known_as in dict.fromkeys((*own, parsed)):  # asked again if it was not the last
-        write_atomically(specs / str(known_as), directory.name.encode())
-    return kernel
+        kernel = _resolve_own(parsed)
+    elif pin is None:
+        return fetch_newest(parsed, refresh=refresh, progress=progress)
+    else:
+        kernel = fetch_pinned(parsed, pin, progress)
+    return _checked(parsed, kernel, pin)
 
 
-def _fetch(spec: DebianSpec, archive: Archive, progress: Progress | None) -> Path:
-    builds = builds_of(archive.packages(PATTERN, progress=progress))
-    try:
-        build = choose(spec, builds)
-    except KernelNotFound as error:
-        notes = "; ".join(archive.refresh(progress=progress))
-        if not notes:
-            raise
-        raise KernelNotFound(f"{error.message} ({notes})", remedy=error.remedy) from error
-    return land(
-        *("", f"{build.release}_{build.version}"),
-        lambda part: _fill(part, build, archive, progress),
-    )
-
-
-def remembered(spec: str | KernelSpec) -> KernelImage | None:
+def remembered(spec: str | KernelSpec, pin: Pin | None = None) -> KernelImage | None:
     """Return the kernel that a spec was resolved to before; None if it has to be fetched.
 
     Raises:
         KernelNotFound: the spec cannot be read, or names a file that is no kernel.
+        NotLocked: it names another kernel than the pin.
     """
     parsed = parse_spec(spec) if isinstance(spec, str) else spec
-    if isinstance(parsed, PackageSpec):
-        return resolve_packages(parsed)
     if not isinstance(parsed, DebianSpec):
-        return resolve_file(parsed)
-    try:
-        name = (cache_dir("kernels", "specs") / str(parsed)).read_text()
-        return load(cache_dir("kernels") / name, str(parsed))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        return _checked(parsed, _resolve_own(parsed), pin)
+    kernel = recall_pinned(parsed, pin) if pin else recall(parsed)
+    return _checked(parsed, kernel, pin) if kernel else None
 
 
-def _fill(part: Path, build: Build, archive: Archive, progress: Progress | None) -> None:
-    debs = archive.download(build.packages, part / "debs", what=build.release, progress=progress)
-    try:
-        image = gather(part, [Parcel(file, deb.unpack) for file in debs])
-    except KernelNotFound as error:
-        raise FetchFailed(
-            error.message,
-            remedy="Debian may have changed the layout of its kernel packages: try another build",
-        ) from error
-    finish(
-        part,
-        image,
-        [KernelPackage(p.name, p.version, p.sha256) for p in build.packages],
-        spec=f"debian:{build.release}",
-        version=build.version,
-        flavour=build.flavour,
-        suites=build.suites,
+def _resolve_own(spec: PackageSpec | FileSpec) -> KernelImage:
+    return resolve_packages(spec) if isinstance(spec, PackageSpec) else resolve_file(spec)
+
+
+def _checked(spec: KernelSpec, kernel: KernelImage, pin: Pin | None) -> KernelImage:
+    if pin is None:
+        return kernel
+    found = Pin.of(replace(kernel, sha256=sha256_of(kernel.vmlinuz)))
+    if found == pin:
+        return kernel
+    pairs = [
+        (what, getattr(found, what), getattr(pin, what))
+        for what in ("release", "version", "sha256")
+    ]
+    odd = [f"{what} {is_}, not {locked}" for what, is_, locked in pairs if is_ != locked]
+    raise NotLocked(
+        f"{spec} is another kernel than it is locked to: {'; '.join(odd) or 'other packages'}",
+        remedy=f"`cpumap-lab kernels lock {spec}`, if it is the one that is wanted",
     )
-    shutil.rmtree(part / "debs")

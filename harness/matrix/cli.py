@@ -16,6 +16,7 @@ from rich.console import Console
 
 from harness.errors import LabError, ToolMissing, UserError
 from harness.kernels import parse_spec, resolve
+from harness.kernels.lock_cli import LOCKED
 from harness.matrix.grid import show_grid, summarize, to_json
 from harness.matrix.page import write_page
 from harness.matrix.plan import FILE, load_matrix
@@ -28,6 +29,7 @@ from harness.verdict import Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from harness.kernels.lock import Lock
     from harness.matrix.plan import Cases, Matrix
     from harness.matrix.results import Result
 
@@ -87,6 +89,7 @@ def _check_expression(_: click.Context, __: click.Parameter, text: str | None) -
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
     help="Write all of it there as one page.",
 )
+@LOCKED
 @click.option("-v", "--verbose", is_flag=True, help="A row per case, not one per file.")
 def matrix(
     file: Path,
@@ -96,6 +99,7 @@ def matrix(
     workers: int | None,
     json_path: Path | None,
     html_path: Path | None,
+    lock: Lock | None,
     verbose: bool,
 ) -> None:
     """Run the cases on many kernels and print a grid.
@@ -124,12 +128,13 @@ def matrix(
         kernels = [
             KernelRecord(spec, image.release, image.sha256)
             for spec in chosen.specs
-            for image in [resolve(spec, progress=progress)]
+            for image in [resolve(spec, pin=lock.pin(spec) if lock else None, progress=progress)]
         ]
     for kernel in kernels:
         click.echo(f"{kernel.spec} = {kernel.release}", err=True)
     collector, start = Collector(chosen.specs), time.monotonic()
-    status = run_pytest(chosen, collector, expression, workers or len(os.sched_getaffinity(0)))
+    workers = workers or len(os.sched_getaffinity(0))
+    status = run_pytest(chosen, collector, expression, workers, locked=lock is not None)
     results = collector.results()
     complete = status is None and not collector.interrupted
     if json_path is not None:
@@ -151,7 +156,12 @@ def matrix(
 
 
 def run_pytest(
-    chosen: Matrix, collector: Collector, expression: str | None, workers: int
+    chosen: Matrix,
+    collector: Collector,
+    expression: str | None,
+    workers: int,
+    *,
+    locked: bool,
 ) -> LabError | None:
     """Run the cases and return what kept them from being run, if anything did."""
     import pytest  # noqa: PLC0415 - only here
@@ -161,6 +171,7 @@ def run_pytest(
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # the command is of the package
     for row in chosen.kernels:
         options += ["--kernel" if row.cases == "all" else "--smoke", row.kernel]
+    options += ["--locked"] if locked else []
     if expression is not None:
         options += ["-k", expression]
     if workers > 1:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from harness.errors import ScenarioError, UserError
+from harness.kernels.lock_cli import LOCKED
 from harness.kernels.spec import parse_spec
 from harness.machine.topology import MAX_CPUS
 from harness.phases import Phases
@@ -24,6 +25,7 @@ from harness.scenario.parts import MAX_APPEND
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from harness.kernels.lock import Lock
     from harness.scenario.runner import Outcome
     from harness.scenario.schema import Scenario
     from harness.verdict import Verdict
@@ -67,6 +69,7 @@ def _check_append(_: click.Context, __: click.Parameter, text: str) -> str:
     callback=_check_append,
     help="Add to the kernel command line.",
 )
+@LOCKED
 @click.option("--no-snapshot", is_flag=True, help="Boot every guest instead of cloning a frozen.")
 @click.option(
     "--artifacts",
@@ -85,6 +88,7 @@ def run(
     kernels: tuple[str, ...],
     cpus: int | None,
     append: str,
+    lock: Lock | None,
     no_snapshot: bool,
     artifacts: Path | None,
     as_json: bool,
@@ -115,7 +119,8 @@ def run(
         if kernels:
             overrides["kernel"] = kernels
         scenarios = [append_to(each, append) for _, each in load_all(files, overrides)]
-        _run_all(scenarios, outcomes, artifacts, snapshots=not no_snapshot, quiet=as_json)
+        snapshots = not no_snapshot
+        _run_all(scenarios, outcomes, artifacts, lock, snapshots=snapshots, quiet=as_json)
     finally:  # a report of what was run, even if the rest was not
         records = [each.record for each in outcomes]
         if as_json:
@@ -280,6 +285,7 @@ def _run_all(
     scenarios: Sequence[Scenario],
     outcomes: list[Outcome],
     artifacts: Path | None = None,
+    lock: Lock | None = None,
     *,
     snapshots: bool,
     quiet: bool,
@@ -295,8 +301,11 @@ def _run_all(
                 f"{scenario.name} names no kernel to run on",
                 remedy="add `kernel: debian:7.3` to the file, or --kernel debian:7.3",
             )
+        if lock:
+            for spec in scenario.kernel:
+                lock.pin(spec)
     with Phases(sys.stderr) as phases:
-        lab = Lab(snapshots=snapshots, say=phases.begin, progress=phases.fetch)
+        lab = Lab(snapshots=snapshots, say=phases.begin, progress=phases.fetch, lock=lock)
         watch = Watch(phases.begin, phases.advance)
         jobs = [(each, spec) for each in scenarios for spec in each.kernel]
         for number, (scenario, spec) in enumerate(jobs):

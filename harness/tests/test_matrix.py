@@ -314,9 +314,16 @@ def matrix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Res
     """Return a way to call the command; the cases end as the test says."""
 
     def call(*args: str, verdicts: list[str] = [], **odd: Any) -> Result:  # noqa: B006
-        def fake(chosen: Matrix, collector: Collector, expression: str | None, workers: int) -> Any:
+        def fake(
+            chosen: Matrix,
+            collector: Collector,
+            expression: str | None,
+            workers: int,
+            *,
+            locked: bool,
+        ) -> Any:
             told = [f"{row.kernel} {row.cases}" for row in chosen.kernels]
-            print(" ".join([*told, f"-k {expression} -n {workers}"]))
+            print(" ".join([*told, f"-k {expression} -n {workers}", *["--locked"] * locked]))
             results = [ended(f"test_{n}.py::test", OLD, v, "why") for n, v in enumerate(verdicts)]
             monkeypatch.setattr(collector, "results", lambda: results)
             collector.interrupted = odd.get("interrupted", False)
@@ -324,7 +331,7 @@ def matrix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Res
 
         monkeypatch.setattr(harness.matrix.cli, "run_pytest", fake)
         image = SimpleNamespace(release="5.10.0-46", sha256="ab12")
-        monkeypatch.setattr(harness.matrix.cli, "resolve", lambda _, progress: image)
+        monkeypatch.setattr(harness.matrix.cli, "resolve", lambda _, pin, progress: image)
         path = write(tmp_path, TWO)
         return CliRunner().invoke(cli.cpumap_lab, ["matrix", str(path), *args])
 
@@ -354,6 +361,8 @@ def test_what_it_runs(matrix: Callable[..., Result]) -> None:
     told = matrix("--kernel", NEW, "--smoke", "-k", "gro", "-n", "3").output
     assert f"{NEW} smoke -k gro -n 3\n" in told
     assert f"{OLD} all {NEW} all" in matrix("--all").output
+    locked = matrix("--kernel", "debian:7.3", "-n", "2", "--locked").output
+    assert "debian:7.3 all -k None -n 2 --locked\n" in locked
 
 
 def test_json(matrix: Callable[..., Result], tmp_path: Path) -> None:
@@ -422,7 +431,7 @@ def under_pytest(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         "import harness.matrix.cli as cli",
         "from pathlib import Path; from types import SimpleNamespace as N",
         f"cli.REPO, cli.CASES = Path({str(tmp_path)!r}), Path({str(cases)!r})",
-        "cli.resolve = lambda spec, progress: N(release='x', sha256='y')",
+        "cli.resolve = lambda spec, pin, progress: N(release='x', sha256='y')",
         "from harness.cli import main; main()",
     ]
 
