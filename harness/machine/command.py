@@ -62,6 +62,8 @@ def hardware(topology: Topology, cpu: str) -> list[str]:
     for number, nic in enumerate(topology.devices):
         # native XDP is refused while the device merges what it receives
         features = "guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off"
+        # a clone's guest has no announcing to do (harness/machine/snapshot.py)
+        features += ",guest_announce=off"
         features += "" if topology.mrg_rxbuf else ",mrg_rxbuf=off"
         args += ["-device", f"virtio-net-pci,netdev=n{number},mac={nic.mac},romfile=,{features}"]
     return args
