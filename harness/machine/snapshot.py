@@ -135,9 +135,10 @@ def _resume(machine: Machine, uri: str) -> Machine:
     try:
         _ignore_shared(machine)
         # A NIC that has moved makes its guest announce it: frames of its own, and rtnl taken in a
-        # work that virtnet_close, with rtnl held, waits for (drivers/net/virtio_net.c, 6.12 to 7.3).
-        # The device has `guest_announce=off` as well: with it on and no rounds, QEMU 10.0 dies when
-        # the guest resets the NIC (virtio_net_reset takes the timer that post_load has freed).
+        # work that virtnet_close, with rtnl held, waits for (drivers/net/virtio_net.c, 6.12 to
+        # 7.3). The device has `guest_announce=off` as well: with it on and no rounds, QEMU
+        # 10.0 dies when the guest resets the NIC (virtio_net_reset takes the timer that
+        # virtio_net_post_load_device has freed).
         machine.qmp("migrate-set-parameters", **{"announce-rounds": 0})
         machine.qmp("migrate-incoming", uri=uri)
         _settle(machine, LOAD_S)

@@ -25,14 +25,15 @@ TRACE = "trace.pftrace.gz"
 
 def make_files(story: Story) -> dict[str, str | bytes]:
     """Return the content of the files of a run, by name."""
-    ledger = None if story.books is None else story.books.to_json()
     files: dict[str, str | bytes] = {
         PAGE: render(story),
         "run.json": json.dumps(story.record.to_json(), indent=1),
-        "ledger.json": json.dumps(ledger, indent=1),
         "console.log": story.console,
-        "dmesg.txt": story.dmesg,
     }
+    if story.books is not None:
+        files["ledger.json"] = json.dumps(story.books.to_json(), indent=1)
+    if story.dmesg:  # a dying guest cannot be asked
+        files["dmesg.txt"] = story.dmesg
     if story.records:
         files[TRACE] = write_perfetto(story)
     if story.frames:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import os
 import re
 from datetime import UTC, datetime, timedelta
@@ -47,6 +48,7 @@ def test_only_the_end_of_what_is_too_long_is_kept(monkeypatch: pytest.MonkeyPatc
     assert (directory / "console.log").read_text() == "6789"
 
 
+@functools.cache  # the same name, however slow the test
 def days_ago(days: int) -> str:
     return f"{datetime.now(UTC) - timedelta(days=days):%Y%m%dT%H%M%SZ}-a"
 
