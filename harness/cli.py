@@ -23,7 +23,10 @@ COMMANDS = {
         "harness.scenario.cli",
         "Print the JSON Schema of scenarios, for editors that complete and check keys.",
     ),
-    "kernels": ("harness.kernels.cli", "List, fetch, show, lock and prune the kernels to test."),
+    "kernels": (
+        "harness.kernels.cli",
+        "List, fetch, build, show, lock and prune the kernels to test.",
+    ),
     "snapshots": (
         "harness.machine.snapshot_cli",
         "List and prune the frozen guests that runs are cloned from.",
@@ -36,6 +39,10 @@ COMMANDS = {
     "contract": (
         "harness.contract.cli",
         "Say what cpumap.c does, since when, and which cases prove it.",
+    ),
+    "coverage": (
+        "harness.coverage.cli",
+        "Say which lines and branches of cpumap.c the cases reach.",
     ),
     "bench": (
         "harness.bench.cli",

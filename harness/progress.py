@@ -15,15 +15,18 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def shown() -> Iterator[Callable[[str, int, int], None]]:
-    """Give a `harness.apt.Progress` that writes to standard error."""
+    """Give a `harness.apt.Progress` that writes to standard error.
+
+    Where the total is 0, nobody knows it: what is done is a sentence then, like "building x".
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
         begun: set[str] = set()
 
-        def line(what: str, _done: int, _total: int) -> None:
+        def line(what: str, _done: int, total: int) -> None:
             if what not in begun:
                 begun.add(what)
-                click.echo(f"fetching {what}", err=True)
+                click.echo(f"fetching {what}" if total else what, err=True)
 
         yield line
         return
@@ -38,8 +41,11 @@ def shown() -> Iterator[Callable[[str, int, int], None]]:
 
         def bar(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done)
+                tasks[what] = bars.add_task(what, total=total or None)
+            if total:
+                bars.update(tasks[what], completed=done)
+            elif done:
+                bars.update(tasks[what], description=f"{what}: step {done}")
 
         yield bar
 

@@ -18,10 +18,12 @@ import pytest
 from harness.case_id import split_id
 from harness.casework import Casework
 from harness.contract.claims import MARK, why_not
+from harness.coverage.counters import keep_counters, reset_counters
 from harness.errors import CacheError, LabError, UserError
 from harness.judge import Judgement, judge_error
 from harness.keepsake import keep_case
 from harness.kernels import remembered
+from harness.kernels.examine import lacking
 from harness.kernels.lock import Lock, read_lock
 from harness.known_issues import FILE, KnownIssue, load_known_issues, weigh
 from harness.lab import Lab
@@ -87,6 +89,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--page", type=Path, metavar="FILE", help="write all verdicts and stories there as HTML"
     )
     group.addoption(
+        "--gcov",
+        type=Path,
+        metavar="DIR",
+        help="keep there what each guest's kernel counted (`cpumap-lab coverage` reads it)",
+    )
+    group.addoption(
         "--known-issues",
         type=Path,
         default=FILE,
@@ -111,6 +119,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         f"{MARK}(function, behaviour, since=GATE, until=GATE): what this case proves of cpumap.c; "
         "where nothing of it holds, the case is skipped",
+    )
+    config.addinivalue_line(
+        "markers",
+        "kconfig(*options): this case takes a kernel built with these options, without CONFIG_",
     )
     try:
         Topology(cpus=config.getoption("--cpus"), append=config.getoption("--append"))
@@ -229,9 +241,15 @@ def lab(
     request: pytest.FixtureRequest, workshop: Lab, kernel_spec: str, topology: Topology
 ) -> Iterator[Casework]:
     """A pristine guest of the kernel under test, and what to do with it."""
-    if reason := why_not(request.node, workshop.kernel(kernel_spec).numbers):
+    kernel = workshop.kernel(kernel_spec)
+    if reason := why_not(request.node, kernel.numbers):
         pytest.skip(reason)
+    wanted = [option for mark in request.node.iter_markers("kconfig") for option in mark.args]
+    if absent := lacking(kernel, wanted):
+        pytest.skip(f"no {', '.join(absent)} in {kernel.release}")
     with workshop.open(kernel_spec, topology) as guest:
+        if request.config.getoption("--gcov"):
+            reset_counters(guest)
         yield Casework(guest)
 
 
@@ -253,6 +271,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
             judgement = Judgement(Verdict.FAIL, (str(error),))
     else:
         judgement = case.finish()
+    if into := pyfuncitem.config.getoption("--gcov"):
+        keep_counters(case.guest, into)
     concerned = _known_issues(pyfuncitem, case)
     told = "\n".join((*judgement.reasons, str(cause)))
     weighed, issue = weigh(judgement, told, concerned, case.kernel)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from harness.apt import Archive
 from harness.errors import FetchFailed, ToolMissing
+from harness.kernels.build_cli import build_command
 from harness.kernels.debian import PATTERN, Build, builds_of, choose, series_of, upstream_of
 from harness.kernels.lock_cli import LOCKED, lock_command
 from harness.kernels.shelf import Cached, cached, prune
@@ -54,7 +55,7 @@ class Row:
 
 @click.group("kernels")
 def kernels() -> None:
-    """List, fetch, show, lock and prune the kernels to test.
+    """List, fetch, build, show, lock and prune the kernels to test.
 
     \b
     A kernel spec is one of
@@ -71,6 +72,7 @@ def kernels() -> None:
 
 
 kernels.add_command(lock_command)
+kernels.add_command(build_command)
 
 
 @kernels.command("list")

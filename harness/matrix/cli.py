@@ -27,7 +27,7 @@ from harness.report.record import KernelRecord
 from harness.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from harness.kernels.lock import Lock
     from harness.matrix.plan import Cases, Matrix
@@ -162,8 +162,18 @@ def run_pytest(
     workers: int,
     *,
     locked: bool,
+    more: Sequence[str] = (),
 ) -> LabError | None:
-    """Run the cases and return what kept them from being run, if anything did."""
+    """Run the cases and return what kept them from being run, if anything did.
+
+    Args:
+        chosen: kernels and cases.
+        collector: takes the results.
+        expression: pytest's -k.
+        workers: guests at once.
+        locked: take the kernels of the lock, and no others.
+        more: further options for pytest.
+    """
     import pytest  # noqa: PLC0415 - only here
 
     options = ["-q", "-rN", "--tb=short", "-p", "no:cacheprovider", "--rootdir", str(REPO)]
@@ -182,7 +192,7 @@ def run_pytest(
     # To be told to end is to be interrupted: pytest ends its workers, their guests end with them
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    status = pytest.main([*options, str(CASES)], plugins=[collector])
+    status = pytest.main([*options, *more, str(CASES)], plugins=[collector])
     if collector.faults:
         return LabError("cases that cannot be read:\n" + "\n".join(collector.faults))
     if status == pytest.ExitCode.USAGE_ERROR:
