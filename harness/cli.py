@@ -42,7 +42,7 @@ COMMANDS = {
     ),
     "coverage": (
         "harness.coverage.cli",
-        "Say which lines and branches of cpumap.c the cases reach.",
+        "Run the cases on a kernel that counts what it runs: which of cpumap.c do they reach?",
     ),
     "bench": (
         "harness.bench.cli",

@@ -75,7 +75,7 @@ def coverage(
     json_path: Path | None,
     floor: float,
 ) -> None:
-    """Run the cases on a kernel that counts what it runs, and report on kernel/bpf/cpumap.c.
+    """Run the cases on a kernel that counts what it runs: which of cpumap.c do they reach?
 
     Without --kernel, Debian's newest source is built with gcov and failing allocations. Lines and
     branches are counted in every guest, and added up. What no case reaches is listed, with the
