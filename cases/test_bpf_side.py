@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.agent import insns
-from harness.agent.bpf import load_program
+from harness.agent.bpf import Program, load_program, run_program, start_live
 from harness.answers import Answers
+from harness.model.gates import LIVE_FRAMES
+from harness.trace.events import CpumapEnqueue, CpumapKthread
 
 if TYPE_CHECKING:
     from harness.casework import Casework
@@ -91,3 +93,35 @@ def test_redirect_takes_keys_of_32_bits(lab: Casework) -> None:
             ask.redirects(cpumap, key, flags=2)
         cpumap.delete(1)
         ask.redirects(cpumap, 1, flags=2)
+
+
+@pytest.mark.proves("cpu_map_redirect", "it redirects into a map that it finds in a map of maps")
+def test_redirects_into_a_map_in_a_map(lab: Casework) -> None:
+    with Answers(lab) as ask:
+        inner = [ask.cpumap(), ask.cpumap()]
+        inner[1].update(1)
+        outer = ask.map_of_maps(inner)
+        for place, cpumap in enumerate(inner):
+            for key, flags in ((1, 0), (1, 2), (2, 2), (4, 1)):
+                code = insns.redirect_by(outer.fd, place, key, flags)
+                program = Program(ask.calls, ask.program(code=code, attach_type=0).fd)
+                action = run_program(ask.calls, program)[1]
+                says = cpumap.model.map.cpu_map_redirect(key, flags)
+                ask.check(f"redirect by map {place}, key {key}, flags {flags}", (says,), (action,))
+
+
+@pytest.mark.proves("cpu_map_redirect", "it redirects into a map that it finds in a map of maps")
+def test_frames_go_by_a_map_in_a_map(lab: Casework) -> None:
+    lab.needs(LIVE_FRAMES)
+    with Answers(lab) as ask:
+        inner = [ask.cpumap(), ask.cpumap()]
+        inner[1].update(2)
+        code = insns.redirect_by(ask.map_of_maps(inner).fd, 1, 2)
+        program = Program(ask.calls, ask.program(code=code, attach_type=0).fd)
+        how = {"ifindex": lab.guest.ifindex["eth0"], "repeat": 20, "batch": 20}
+        ask.calls.collect(start_live(ask.calls, program, bytes(64), **how)).must("live frames")
+        lab.wait_for(lambda: sum(r.processed for r in lab.records(CpumapKthread)) == 20)
+        taken = {(r.map_id, r.kthread_cpu): r.processed for r in lab.records(CpumapKthread)}
+        offered = [(r.map_id, r.to_cpu, r.processed) for r in lab.records(CpumapEnqueue)]
+        assert offered == [(inner[1].map_id, 2, n) for n in (8, 8, 4)]
+        assert set(taken) == {(inner[1].map_id, 2)}

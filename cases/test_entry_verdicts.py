@@ -8,7 +8,7 @@ import pytest
 
 from harness.entries import Looker, load_device, load_onward, load_verdicts
 from harness.model.gates import EVERY_SKB_RUN, FRAME_EXCEPTIONS
-from harness.trace.events import CpumapKthread, XdpAction, XdpException, XdpRedirectErr
+from harness.trace.events import CpumapKthread, Event, XdpAction, XdpException, XdpRedirectErr
 
 if TYPE_CHECKING:
     from harness.casework import Casework
@@ -101,14 +101,18 @@ def test_the_program_runs_once_per_frame_on_the_entrys_cpu(lab: Casework) -> Non
 @pytest.mark.machine(nics=2)
 def test_frames_keep_the_device_that_they_came_in_by(lab: Casework) -> None:
     run = lab.steer(2, entries={}, nics=(0, 1))
-    looker = Looker(lab.guest, frames=2 * FRAMES)
+    looker = Looker(lab.guest, frames=FRAMES)
     run.set(2, 512, looker.program)
-    for nic in (0, 1):
-        run.send([run.flow(FRAMES, nic=nic)])
+    lab.guest.tracer.enable("net/netif_receive_skb")
+    with lab.hold(2):  # so that a batch has frames of both
+        for nic in (0, 1) * 4:
+            run.send([run.flow(3, nic=nic)])
+            run.wait_offered()
     lab.close()
-    first, second = (lab.guest.ifindex[name] for name in ("eth0", "eth1"))
-    seen = [look.ingress_ifindex for look in looker.looks()]
-    assert seen == [first] * FRAMES + [second] * FRAMES
+    came = [name for name in ("eth0", "eth1") * 4 for _ in range(3)]
+    looks = looker.looks()[: run.sent]
+    assert [look.ingress_ifindex for look in looks] == [lab.guest.ifindex[name] for name in came]
+    assert [event.fields["name"] for event in lab.records(Event)] == came
 
 
 @pytest.mark.proves(

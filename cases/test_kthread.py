@@ -54,6 +54,14 @@ def test_it_runs_on_its_cpu(lab: Casework) -> None:
     assert max(event.processed for event in events) <= 8
 
 
+@pytest.mark.proves("cpu_map_kthread_run", "it sleeps, interruptibly, when it has nothing to do")
+def test_it_sleeps_when_it_has_nothing_to_do(lab: Casework) -> None:
+    lab.steer(lab.cpus)
+    lab.wait_asleep()
+    states = {status(lab, pid)["State"] for pid in lab.guest.threads("cpumap/")}
+    assert states == {"S (sleeping)"}
+
+
 @pytest.mark.proves("__cpu_map_entry_replace", "the old entry's kthread ends")
 @pytest.mark.parametrize("cpu", [0, 3])
 def test_an_entry_has_one_kthread_however_often_it_is_replaced(lab: Casework, cpu: int) -> None:

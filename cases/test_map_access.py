@@ -143,10 +143,7 @@ def test_maps_of_cpumaps(lab: Casework, kind: int) -> None:
             ask.cpumap(**node),
         ]
         for like in inner:
-            fd = create_map(
-                ask.calls, type=kind, value_size=4, max_entries=4, inner_fd=like.fd
-            ).must("map of maps")
-            outer = Map.of(ask.calls, ask.own(fd.value))
+            outer = ask.map_of_maps([], like=like, type=kind)
             for key, one in enumerate(inner):
                 says = array_of_maps_update(like.model.map.attr, one.model.map.attr)
                 answer = outer.update(key, struct.pack("<I", one.fd)).errno

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.agent.bpf import create_map
+from harness.agent.bpf import CpuMap, create_map
 from harness.answers import Answers
+from harness.model.facts import parse_list
 from harness.trace.events import CpumapEnqueue, CpumapKthread
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.machine(cpus=4, nodes=2)
 NUMA_NODE = 1 << 2
 MAPS, ENTRIES = 400, 8192
 TABLES_KIB = MAPS * ENTRIES * 8 // 1024
+KTHREADS, STACK_KIB = 300, 16
 
 
 def free_kib(lab: Casework, node: int) -> int:
@@ -73,3 +75,19 @@ def test_kthreads_run_on_the_cpus_of_their_entries(lab: Casework) -> None:
     lab.send(frames=400)
     lab.close()
     assert {r.kthread_cpu for r in lab.records(CpumapKthread) if r.processed} == set(lab.cpus)
+
+
+@pytest.mark.proves("__cpu_map_entry_alloc", "a kthread's memory lies on the NUMA node of its CPU")
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_kthread_lies_on_the_node_of_its_cpu(lab: Casework, node: int) -> None:
+    cpu = min(parse_list(lab.guest.read(f"/sys/devices/system/node/node{node}/cpulist")))
+    maps = [CpuMap(lab.guest.calls, max_entries=len(lab.cpus)) for _ in range(KTHREADS)]
+    before = [free_kib(lab, n) for n in (0, 1)]
+    for cpumap in maps:
+        cpumap.set(cpu, 1)
+    taken = [was - free_kib(lab, n) for n, was in enumerate(before)]
+    assert taken[node] > KTHREADS * STACK_KIB
+    assert taken[1 - node] < KTHREADS * STACK_KIB / 4
+    for cpumap in maps:
+        cpumap.close()
+    assert lab.wait_kthreads(0) == []

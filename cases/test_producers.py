@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from harness.casework import Casework
 
 BULK = 8
+generic = pytest.mark.proves(
+    "cpu_map_generic_redirect", "producers share a ring: none loses another's skbs or frames"
+)
 ROUNDS = 5
 
 
@@ -144,8 +147,16 @@ def test_producers_and_consumer_take_turns_at_a_small_ring(lab: Casework) -> Non
 
 @pytest.mark.proves("bq_enqueue", "each CPU has a bulk queue of its own in each entry")
 @pytest.mark.machine(nics=2)
-def test_two_producers_at_once(lab: Casework) -> None:
-    run = lab.steer((2, 3), entries={2: 16384, 3: 16384}, nics=(0, 1), socket=False)
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "native",
+        pytest.param("generic", marks=generic),
+        pytest.param("mixed", marks=generic),
+    ],
+)
+def test_two_producers_at_once(lab: Casework, mode: str) -> None:
+    run = lab.steer((2, 3), entries={2: 16384, 3: 16384}, nics=(0, 1), socket=False, mode=mode)
     for nic in (0, 1):
         run.receive_on(nic, nic=nic)
     run.send([run.flow(3000, nic=0), run.flow(3000, nic=1)])

@@ -12,8 +12,10 @@ from harness.agent.bpf import (
     BTF_LOAD,
     F_XDP_DEV_BOUND_ONLY,
     F_XDP_HAS_FRAGS,
+    MAP_TYPE_ARRAY_OF_MAPS,
     PROG_GET_FD_BY_ID,
     PROG_TYPE_XDP,
+    Map,
     Program,
     bpf,
     create_map,
@@ -29,6 +31,8 @@ from harness.model.syscall import Task, map_create
 from harness.twin import Twin
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from harness.agent.syscalls import Result, Syscalls
     from harness.casework import Casework
     from harness.guest import Guest
@@ -148,6 +152,25 @@ class Answers:
         """Close a map: the model, too, has it no more."""
         self._twins.remove(twin)
         self.close(twin.fd)
+
+    def map_of_maps(
+        self,
+        inner: Sequence[Twin],
+        *,
+        like: Twin | None = None,
+        type: int = MAP_TYPE_ARRAY_OF_MAPS,
+    ) -> Map:
+        """Return a map of 4 maps, of which the first are there: like one of them, or another.
+
+        Raises:
+            GuestError: the kernel refuses it, or one of them.
+        """
+        fd = (like or inner[0]).fd
+        made = create_map(self.calls, type=type, value_size=4, max_entries=4, inner_fd=fd)
+        outer = Map.of(self.calls, self.own(made.must("map of maps").value))
+        for key, twin in enumerate(inner):
+            outer.update(key, struct.pack("<I", twin.fd)).must("map in a map")
+        return outer
 
     def program(
         self,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from typing import TYPE_CHECKING, TypeVar
 
 import pexpect
 import pytest
 
-from harness.errors import AgentLost, LabError, UserError
+from harness.errors import AgentLost, GuestError, LabError, UserError
 from harness.hold import Hold
 from harness.judge import Judgement, judge, judge_error
 from harness.model.control import Entry
@@ -116,12 +117,15 @@ class Casework:
         A producer keeps its CPU for a batch, for it has bottom halves off; but it can be preempted
         there, by what is runnable.
         """
+        self.wait_for(lambda: all(map(self._is_asleep, self.guest.threads("cpumap/"))))
 
-        def asleep() -> bool:
-            pids = self.guest.threads("cpumap/")
-            return all("State:\tS" in self.guest.read(f"/proc/{pid}/status") for pid in pids)
-
-        self.wait_for(asleep)
+    def _is_asleep(self, pid: int) -> bool:
+        try:
+            return "State:\tS" in self.guest.read(f"/proc/{pid}/status")
+        except GuestError as error:
+            if error.errno not in {errno.ENOENT, errno.ESRCH}:
+                raise
+            return True  # it has ended since
 
     def hold(self, *cpus: int) -> Hold:
         """Keep the kthreads of some of the run's entries from running while a `with` block runs."""

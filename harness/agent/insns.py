@@ -16,7 +16,7 @@ MAP_PUSH_ELEM, MAP_POP_ELEM, MAP_PEEK_ELEM = 87, 88, 89
 
 _INSN = struct.Struct("<BBhi")
 _ALU64_MOV_K, _ALU64_MOV_X, _ALU64_ADD_K = 0xB7, 0xBF, 0x07
-_LD_IMM64, _ST_MEM_W, _CALL, _EXIT = 0x18, 0x62, 0x85, 0x95
+_LD_IMM64, _ST_MEM_W, _JEQ_K, _CALL, _EXIT = 0x18, 0x62, 0x15, 0x85, 0x95
 
 
 def mov(register: int, value: int) -> bytes:
@@ -69,6 +69,21 @@ def redirect(map_fd: int, key: int, flags: int = 0) -> bytes:
     return (
         load_map(R1, map_fd) + load(R2, key) + load(R3, flags) + call(REDIRECT_MAP) + leave()
     )  # fmt: skip
+
+
+def redirect_by(outer_fd: int, place: int, key: int, flags: int = 0) -> bytes:
+    """Return what bpf_redirect_map says of a map in a map of maps, 0 without one: all of a program.
+
+    Args:
+        outer_fd: the map of maps.
+        place: key of the map in it.
+        key: key in that map.
+        flags: of bpf_redirect_map.
+    """
+    found = copy(R1, R0) + load(R2, key) + load(R3, flags) + call(REDIRECT_MAP)
+    find = load_map(R1, outer_fd) + copy(R2, R10) + add(R2, -4) + call(MAP_LOOKUP_ELEM)
+    skip = _INSN.pack(_JEQ_K, R0, len(found) // _INSN.size, 0)
+    return store(-4, place) + find + skip + found + leave()
 
 
 def _wide(register: int, source: int, value: int) -> bytes:

@@ -42,6 +42,12 @@ MEMORY_BY_MEMCG = Gate(
     "bpf: Eliminate rlimit-based memory accounting for cpumap maps",
     "booted: 5.10 without, 6.1 with",
 )
+CHARGED_APART = Gate(
+    "memory charged to a cgroup is of caches of its own, kmalloc-cg-*",
+    (5, 14),
+    "494c1dfe855e, mm: memcg/slab: create a new set of kmalloc-cg-<n> caches",
+    "booted: 5.10 without, 6.1 with",
+)
 STACK_KNOWS_CPUMAP_GENERIC = Gate(
     "generic XDP redirects into a cpumap, and a program that uses one with programs may attach",
     (5, 15),
