@@ -60,8 +60,8 @@ class Phases:
         self._amount = (done, total)
 
     def fetch(self, what: str, done: int, total: int) -> None:
-        """Note how a download gets on (a `harness.apt.Progress`)."""
-        if self._what != (phase := f"fetching {what}"):
+        """Note how a download or a build gets on (a `harness.apt.Progress`)."""
+        if self._what != (phase := f"fetching {what}" if total else what):
             self.begin(phase)
         self.advance(done, total)
 

@@ -7,18 +7,21 @@ how QEMU boots the ELF. Source: Documentation/arch/x86/boot.rst.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import libarchive
 from libarchive.exception import ArchiveError
 
+from harness.archives import BLOCK
 from harness.errors import KernelNotFound
 from harness.kernels.vmlinux import MAGIC
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 XLF_KERNEL_64 = 1
@@ -92,16 +95,25 @@ def read_bzimage(path: Path, called: str = "") -> BzImage:
 
 def extract_elf(image: BzImage) -> bytes | None:
     """Return the ELF kernel from a bzImage, or None if it is packed in a way we cannot undo."""
+    pieces = io.BytesIO()
+    return pieces.getvalue() if write_elf(image, pieces) else None
+
+
+def write_elf(image: BzImage, into: BinaryIO) -> bool:
+    """Write the ELF kernel from a bzImage; False if it is packed in a way we cannot undo."""
     if len(image.payload) < 8:
-        return None
+        return False
     # The build appends the unpacked size, except to gzip, which ends with it anyway.
     (size,) = struct.unpack("<I", image.payload[-4:])
     packed = image.payload if image.payload.startswith(b"\x1f\x8b") else image.payload[:-4]
+    magic = b""
     try:
-        elf = decompress(packed)
+        for piece in unpacked(packed):
+            magic = magic or piece[:4]
+            into.write(piece)
     except ArchiveError:
-        return None
-    return elf if elf.startswith(MAGIC) and len(elf) == size else None
+        return False
+    return magic == MAGIC and into.tell() == size
 
 
 def decompress(packed: bytes) -> bytes:
@@ -110,10 +122,14 @@ def decompress(packed: bytes) -> bytes:
     Raises:
         libarchive.exception.ArchiveError: the data is damaged.
     """
+    return b"".join(unpacked(packed))
+
+
+def unpacked(packed: bytes) -> Iterator[bytes]:
+    """Yield what `decompress` returns, in pieces."""
     with libarchive.memory_reader(packed, format_name="raw") as archive:
         for entry in archive:
-            return b"".join(entry.get_blocks())
-    return b""
+            yield from entry.get_blocks(BLOCK)
 
 
 def _describe(data: bytes) -> str:

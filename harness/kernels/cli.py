@@ -68,6 +68,7 @@ def kernels() -> None:
       rpm:FILE[,FILE...]            what is in .rpm files
       installed[:RELEASE]           the kernel that runs here; another that is installed
       tree:DIR                      what was last built in a source tree
+      build:DIR[@COMMIT]            built from a source tree, or a commit of it
     """  # noqa: D301
 
 

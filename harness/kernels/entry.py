@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.errors import KernelNotFound
-from harness.kernels.bzimage import BzImage, extract_elf, read_bzimage
+from harness.kernels.bzimage import BzImage, read_bzimage, write_elf
 from harness.kernels.image import KernelImage, KernelPackage
 from harness.kernels.vmlinux import has_pvh_entry
 from harness.landing import land_directory, sweep
@@ -139,10 +139,12 @@ def finish(
         meta: spec, version and flavour, as in `harness.kernels.shelf.Cached`, and what else is
             worth keeping.
     """
-    elf = extract_elf(image)
-    pvh = elf is not None and has_pvh_entry(elf)
-    if elf is not None and pvh:
-        (part / "vmlinux").write_bytes(elf)
+    elf = part / "vmlinux"
+    with elf.open("wb") as file:
+        whole = write_elf(image, file)
+    pvh = whole and has_pvh_entry(elf)
+    if not pvh:
+        elf.unlink()
     meta |= {"release": image.release, "sha256": image.sha256, "pvh": pvh}
     meta["packages"] = [asdict(package) for package in packages]
     (part / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING
 from harness.apt import Archive
 from harness.deb import version_key
 from harness.errors import KernelNotFound
+from harness.kernels.built import recall_build
 from harness.kernels.debian import fits, series_of
 from harness.kernels.own import locate, read_kernel
 from harness.kernels.packages import packages_digest
-from harness.kernels.spec import FLAVOURS, DebianSpec, PackageSpec, parse_spec
+from harness.kernels.spec import FLAVOURS, BuildSpec, DebianSpec, PackageSpec, parse_spec
 from harness.landing import sweep, take_away
 from harness.paths import cache_dir
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from harness.kernels.spec import FileSpec
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Cached:
         release: its `uname -r`.
         version: see `KernelImage.version`.
         flavour: "cloud", "rt", "amd64"; or "path", "deb", "rpm" for what was unpacked from one's
-            own bzImage or packages.
+            own bzImage or packages, "build" for what was built from a commit.
         size: bytes on disk.
     """
 
@@ -48,7 +51,7 @@ class Cached:
         return self.flavour not in FLAVOURS
 
 
-OWN_ROOMS = ("path", "packages")
+OWN_ROOMS = ("path", "packages", "builds")
 """Where kernels that came from files of one's own are, below `kernels/` in the cache."""
 
 
@@ -115,14 +118,19 @@ def _named(text: str, kernels: Sequence[Cached]) -> list[Cached]:
     if isinstance(spec, DebianSpec):
         named = [kernel for kernel in kernels if not kernel.own and fits(spec, kernel)]
     else:
-        digest = (
-            packages_digest(spec)
-            if isinstance(spec, PackageSpec)
-            else read_kernel(locate(spec).image).sha256
-        )
-        named = [kernel for kernel in kernels if kernel.directory.name == digest]
+        name = _directory_of(spec)
+        named = [kernel for kernel in kernels if kernel.directory.name == name]
     if not named:
         raise KernelNotFound(
             f"{text} is not in the cache", remedy="`cpumap-lab kernels list` says what is"
         )
     return named
+
+
+def _directory_of(spec: PackageSpec | BuildSpec | FileSpec) -> str:
+    if isinstance(spec, PackageSpec):
+        return packages_digest(spec)
+    if isinstance(spec, BuildSpec):
+        here = recall_build(spec)
+        return here.boot.parent.name if here else ""
+    return read_kernel(locate(spec).image).sha256

@@ -16,7 +16,7 @@ FORMS = (
     "debian:6.1, debian:6.12.43, debian:7.3-rc7 (with -rt or -amd64 for another flavour than "
     "cloud), debian:RELEASE as `cpumap-lab kernels list --all` prints it, "
     "path:BZIMAGE[,modules=DIR], path:VMLINUX[,modules=DIR], deb:FILE[,FILE...], "
-    "rpm:FILE[,FILE...], installed[:RELEASE], tree:DIR"
+    "rpm:FILE[,FILE...], installed[:RELEASE], tree:DIR, build:DIR[@COMMIT]"
 )
 
 _DEBIAN = re.compile(r"(\d+\.\d+(?:\.\d+)?(?:-rc\d+)?)(?:-(cloud|rt|amd64))?")
@@ -120,9 +120,29 @@ class TreeSpec:
         return f"tree:{self.directory}"
 
 
+@dataclass(frozen=True)
+class BuildSpec:
+    """A kernel to be built from a source tree.
+
+    Attributes:
+        directory: the tree.
+        commit: of its repository; "" for the tree as it stands.
+    """
+
+    directory: Path
+    commit: str = ""
+
+    def absolute(self) -> BuildSpec:
+        """Return the same from anywhere."""
+        return BuildSpec(self.directory.absolute(), self.commit)
+
+    def __str__(self) -> str:
+        return f"build:{self.directory}" + (f"@{self.commit}" if self.commit else "")
+
+
 FileSpec = PathSpec | InstalledSpec | TreeSpec
 """What names a kernel file on this machine, and maybe a directory of modules."""
-KernelSpec = DebianSpec | PackageSpec | FileSpec
+KernelSpec = DebianSpec | PackageSpec | BuildSpec | FileSpec
 
 
 def parse_spec(text: str) -> KernelSpec:
@@ -160,6 +180,10 @@ def _parse(text: str) -> KernelSpec | None:
         case "tree":
             if rest:
                 return TreeSpec(_path(rest))
+        case "build":
+            directory, at, commit = rest.rpartition("@") if "@" in rest else (rest, "", "")
+            if directory and (commit if at else not commit) and not commit.startswith("-"):
+                return BuildSpec(_path(directory), commit)
     return None
 
 

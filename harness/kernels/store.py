@@ -5,6 +5,7 @@ Layout below `kernels/` in the cache; entry.py says what is in each directory:
     <release>_<version>/    a kernel of the Debian archive
     path/<sha256>/          what is unpacked from a bzImage of one's own
     packages/<sha256>/      what is unpacked from package files of one's own
+    builds/<commit>-<x>/    what was built from a commit, with fragments that x is a digest of
     specs/<spec>            the name of the directory that this spec was last resolved to
 """
 
@@ -14,11 +15,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness.errors import NotLocked
+from harness.kernels.built import recall_build, resolve_build
 from harness.kernels.fetch import fetch_newest, fetch_pinned, recall, recall_pinned
 from harness.kernels.image import KernelImage, Pin
 from harness.kernels.own import resolve_file
 from harness.kernels.packages import resolve_packages
-from harness.kernels.spec import DebianSpec, FileSpec, KernelSpec, PackageSpec, parse_spec
+from harness.kernels.spec import (
+    BuildSpec,
+    DebianSpec,
+    FileSpec,
+    KernelSpec,
+    PackageSpec,
+    parse_spec,
+)
 from harness.landing import sha256_of
 
 if TYPE_CHECKING:
@@ -48,7 +57,9 @@ def resolve(
         FetchFailed, ToolMissing, CacheError: it could not be brought.
     """
     parsed = parse_spec(spec) if isinstance(spec, str) else spec
-    if not isinstance(parsed, DebianSpec):
+    if isinstance(parsed, BuildSpec):
+        kernel = resolve_build(parsed, progress)
+    elif not isinstance(parsed, DebianSpec):
         kernel = _resolve_own(parsed)
     elif pin is None:
         return fetch_newest(parsed, refresh=refresh, progress=progress)
@@ -58,16 +69,20 @@ def resolve(
 
 
 def remembered(spec: str | KernelSpec, pin: Pin | None = None) -> KernelImage | None:
-    """Return the kernel that a spec was resolved to before; None if it has to be fetched.
+    """Return the kernel that a spec was resolved to before; None if it has to be fetched or built.
 
     Raises:
         KernelNotFound: the spec cannot be read, or names a file that is no kernel.
         NotLocked: it names another kernel than the pin.
     """
     parsed = parse_spec(spec) if isinstance(spec, str) else spec
-    if not isinstance(parsed, DebianSpec):
-        return _checked(parsed, _resolve_own(parsed), pin)
-    kernel = recall_pinned(parsed, pin) if pin else recall(parsed)
+    kernel: KernelImage | None
+    if isinstance(parsed, BuildSpec):
+        kernel = recall_build(parsed)
+    elif not isinstance(parsed, DebianSpec):
+        kernel = _resolve_own(parsed)
+    else:
+        kernel = recall_pinned(parsed, pin) if pin else recall(parsed)
     return _checked(parsed, kernel, pin) if kernel else None
 
 

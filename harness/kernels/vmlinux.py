@@ -6,11 +6,10 @@ without. Source: arch/x86/platform/pvh/head.S, xen/interface/elfnote.h.
 
 from __future__ import annotations
 
-import io
 import mmap
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
@@ -88,7 +87,7 @@ def read_vmlinux(path: Path) -> Vmlinux:
                 f"the file has {len(data)}",
                 remedy=_AGAIN,
             )
-        if not has_pvh_entry(file):
+        if not has_pvh_entry(path):
             raise KernelNotFound(
                 f"{path} ({banner.split(' ', 1)[0]}) has no PVH note, so QEMU cannot start it",
                 remedy="give arch/x86/boot/bzImage of the same build, or build with CONFIG_PVH=y",
@@ -96,15 +95,15 @@ def read_vmlinux(path: Path) -> Vmlinux:
     return Vmlinux(banner, sha256_of(path))
 
 
-def has_pvh_entry(elf: bytes | BinaryIO) -> bool:
+def has_pvh_entry(path: Path) -> bool:
     """Say whether an ELF kernel has the note by which QEMU can start it directly."""
-    file = io.BytesIO(elf) if isinstance(elf, bytes) else elf
-    try:
-        return any(
-            note["n_name"] == "Xen" and str(note["n_type"]) == XEN_ELFNOTE_PHYS32_ENTRY
-            for segment in ELFFile(file).iter_segments("PT_NOTE")
-            if isinstance(segment, NoteSegment)
-            for note in segment.iter_notes()
-        )
-    except ELFError:
-        return False
+    with path.open("rb") as file:
+        try:
+            return any(
+                note["n_name"] == "Xen" and str(note["n_type"]) == XEN_ELFNOTE_PHYS32_ENTRY
+                for segment in ELFFile(file).iter_segments("PT_NOTE")
+                if isinstance(segment, NoteSegment)
+                for note in segment.iter_notes()
+            )
+        except ELFError:
+            return False

@@ -17,6 +17,7 @@ from harness.kernels.cli import kernels as commands
 from harness.kernels.debian import builds_of, choose
 from harness.kernels.image import kernel_numbers
 from harness.kernels.spec import (
+    BuildSpec,
     DebianSpec,
     InstalledSpec,
     KernelSpec,
@@ -60,6 +61,9 @@ from harness.tests.fakes import (
         ("installed", InstalledSpec("")),
         ("installed:6.8.0-48-generic", InstalledSpec("6.8.0-48-generic")),
         ("tree:/usr/src/linux", TreeSpec(Path("/usr/src/linux"))),
+        ("build:linux", BuildSpec(Path("linux"))),
+        ("build:/a@b/linux@v6.1~3", BuildSpec(Path("/a@b/linux"), "v6.1~3")),
+        ("build:linux@net/main", BuildSpec(Path("linux"), "net/main")),
     ],
 )
 def test_spec(text: str, spec: KernelSpec) -> None:
@@ -73,6 +77,7 @@ def test_spec(text: str, spec: KernelSpec) -> None:
         *("", "6.1", "debian:", "debian:six", "debian:6", "debian:6.1-cloudy", "debian:../x"),
         *("path:", "path:b,modules=", "path:b,modules=c,modules=d", "fedora:40"),
         *("deb:", "rpm:a.rpm,", "installed:", "installed:../x", "tree:", "tree"),
+        *("build:", "build:@HEAD", "build:linux@", "build:linux@--help"),
     ],
 )
 def test_bad_spec(text: str) -> None:
@@ -244,11 +249,18 @@ def test_unknown_packing(tmp_path: Path) -> None:
     assert extract_elf(read_bzimage(path)) is None
 
 
-def test_pvh_note() -> None:
-    assert has_pvh_entry(make_elf(notes=note("Linux", 257) + PVH))
-    assert not has_pvh_entry(make_elf(notes=note("Xen", 17) + note("GNU", 18)))
-    assert not has_pvh_entry(make_elf())
-    assert not has_pvh_entry(b"\x7fELF")
+@pytest.mark.parametrize(
+    ("elf", "has"),
+    [
+        (make_elf(notes=note("Linux", 257) + PVH), True),
+        (make_elf(notes=note("Xen", 17) + note("GNU", 18)), False),
+        (make_elf(), False),
+        (b"\x7fELF", False),
+    ],
+)
+def test_pvh_note(tmp_path: Path, elf: bytes, has: bool) -> None:
+    (tmp_path / "vmlinux").write_bytes(elf)
+    assert has_pvh_entry(tmp_path / "vmlinux") is has
 
 
 @pytest.mark.parametrize(

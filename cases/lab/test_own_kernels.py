@@ -1,0 +1,51 @@
+"""Kernels of one's own boot: from package files, and a vmlinux."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.guest import MODULES
+from harness.kernels import plan_modules, prune
+from harness.lab import Lab
+from harness.machine.topology import Topology
+from harness.tests.fakes import make_deb
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RELEASE = "/proc/sys/kernel/osrelease"
+
+
+def test_a_kernel_from_package_files(a_kernel: str, tmp_path: Path) -> None:
+    known = Lab().kernel(a_kernel)
+    assert known.modules is not None
+    assert known.config is not None
+    home = f"usr/lib/modules/{known.release}"
+    image = {
+        f"{home}/vmlinuz": known.vmlinuz.read_bytes(),
+        f"{home}/config": known.config.read_bytes(),
+    }
+    needed = [*plan_modules(known, MODULES).files, known.modules / "modules.builtin"]
+    modules = {f"{home}/{path.relative_to(known.modules)}": path.read_bytes() for path in needed}
+    for name, members in (("image.deb", image), ("modules.deb", modules)):
+        (tmp_path / name).write_bytes(make_deb(members))
+    spec = f"deb:{tmp_path / 'image.deb'},{tmp_path / 'modules.deb'}"
+    try:
+        lab = Lab()
+        assert lab.recipe(spec, Topology()).digest() == lab.recipe(a_kernel, Topology()).digest()
+        with lab.open(spec, Topology()) as guest:
+            assert guest.read(RELEASE).strip() == known.release
+    finally:
+        prune([spec])
+
+
+def test_a_vmlinux(a_kernel: str) -> None:
+    known = Lab().kernel(a_kernel)
+    if known.boot == known.vmlinuz:
+        pytest.skip(f"{a_kernel} has no PVH note")
+    lab = Lab(snapshots=False)
+    with lab.open(f"path:{known.boot},modules={known.modules}", Topology(cpus=2)) as guest:
+        assert guest.read(RELEASE).strip() == known.release
+        assert guest.machine.recipe.kernel.numbers == known.numbers
