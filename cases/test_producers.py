@@ -129,6 +129,23 @@ def test_four_producers_fill_one_ring(lab: Casework, qsize: int) -> None:
     assert books.delivered == qsize
 
 
+@pytest.mark.proves("bq_flush_to_queue", "producers share a ring: together they fill it to qsize")
+@pytest.mark.machine(taps=(4,))
+def test_four_queues_of_one_nic_fill_one_ring(lab: Casework) -> None:
+    """The driver gives each queue a CPU, whose interrupt moves there with the first frame."""
+    run = lab.steer(3, entries={3: 1000}, socket=False)
+    ports = range(5000, 5064)
+    before = run.send([run.flow(4, source_port=port) for port in ports])
+    run.wait_rest()
+    with lab.hold(3):
+        frames = run.send([run.flow(20, source_port=port) for port in ports])
+        run.wait_offered()
+    books = lab.close()
+    flood = run.sightings()[before:]
+    assert {(hop.rx_queue, hop.cpu) for hop in flood} == {(cpu, cpu) for cpu in range(4)}
+    assert books.queue_drops == frames - 1000
+
+
 @pytest.mark.proves(
     "bq_flush_to_queue", "what a full ring refuses while it is emptied is dropped and counted"
 )

@@ -19,7 +19,8 @@ struct tag {
 struct hop {
 	unsigned int count; /* how often the frame came by here */
 	unsigned short cpu; /* on which CPU, last time */
-	unsigned short verdict; /* what the program answered */
+	unsigned char verdict; /* what the program answered */
+	unsigned char rx_queue; /* the NIC's queue that it came by */
 	unsigned int order; /* running number, from 1, of the frames that this CPU saw here */
 	unsigned short to_cpu; /* the key it was redirected to, else NO_CPU */
 	unsigned short length; /* bytes on the wire, without FCS */

@@ -113,7 +113,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "smoke: one of the few cases that `--smoke SPEC` runs")
     config.addinivalue_line(
         "markers",
-        "machine(cpus, memory_mib, nics, nodes, mrg_rxbuf, append): the guest that this case needs",
+        "machine(cpus, memory_mib, nics, nodes, mrg_rxbuf, taps, append): the guest of this case",
     )
     config.addinivalue_line(
         "markers",

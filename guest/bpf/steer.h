@@ -92,6 +92,7 @@ static __always_inline int steer_to(struct xdp_md *ctx, struct arrival *frame, _
 		return XDP_DROP;
 	int verdict = bpf_redirect_map(&cpus, cpu, frame->how->flags);
 
+	frame->hop->rx_queue = ctx->rx_queue_index;
 	note_hop(frame->hop, 1, verdict, verdict == XDP_REDIRECT ? cpu : NO_CPU, frame->length);
 	/* after the note, as the host counts on it */
 	asm volatile("" ::: "memory");

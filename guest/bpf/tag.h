@@ -162,7 +162,7 @@ static __always_inline __u32 read_metadata(void *from, void *to)
 	return meta->frame + 1;
 }
 
-static __always_inline void note_hop(struct hop *hop, __u32 frames, __u16 verdict, __u16 to_cpu,
+static __always_inline void note_hop(struct hop *hop, __u32 frames, __u8 verdict, __u16 to_cpu,
 				     __u16 length)
 {
 	__u32 zero = 0, *order = bpf_map_lookup_elem(&orders, &zero);

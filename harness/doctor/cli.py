@@ -20,7 +20,7 @@ from harness.doctor.emulator import (
     check_qemu,
     check_util_linux,
 )
-from harness.doctor.host import check_cores, check_memory, check_virtme
+from harness.doctor.host import check_cores, check_memory, check_tap, check_virtme
 from harness.doctor.item import Check, Item, State, examine
 from harness.doctor.store import check_disk, check_kernels, check_leftovers
 from harness.errors import LabError
@@ -42,6 +42,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("disk", check_disk),
     ("memory", check_memory),
     ("cores", check_cores),
+    ("tap", check_tap),
     ("leftovers", check_leftovers),
     ("virtme-ng", check_virtme),
 )

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.doctor.item import Item, State
+from harness.errors import LabError
+from harness.machine.tap import make_tap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +49,19 @@ def check_cores() -> Iterator[Item]:
         yield Item("cores", State.WARN, busy, "wait, or run fewer guests at once")
     else:
         yield Item("cores", State.OK, seen)
+
+
+def check_tap() -> Iterator[Item]:
+    """Make what a NIC of several queues stands on."""
+    try:
+        tap, queues = make_tap(2)
+    except LabError as error:
+        yield Item("tap", State.WARN, f"{error.message}; NICs have one queue each", error.remedy)
+        return
+    tap.close()
+    for queue in queues:
+        os.close(queue)
+    yield Item("tap", State.OK, "NICs may have several queues")
 
 
 def check_virtme() -> Iterator[Item]:

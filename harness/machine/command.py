@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from harness.machine.topology import Topology
+    from harness.machine.topology import Nic, Topology
 
 PORT = "cpumap-lab.agent"
 KERNEL_ARGS = (
@@ -32,7 +33,7 @@ class Wiring:
     Attributes:
         agent: descriptor of the agent's stream socket.
         qmp: descriptor of the monitor's stream socket.
-        nics: descriptors of one datagram socket per NIC.
+        nics: of each NIC the descriptor of its datagram socket, or those of its tap's queues.
         console: file that the serial console is written to.
         firmware: file that the firmware's debug port is written to.
         ram: file behind the guest's RAM.
@@ -40,7 +41,7 @@ class Wiring:
 
     agent: int
     qmp: int
-    nics: tuple[int, ...]
+    nics: tuple[tuple[int, ...], ...]
     console: Path
     firmware: Path
     ram: Path
@@ -48,7 +49,7 @@ class Wiring:
     @property
     def fds(self) -> tuple[int, ...]:
         """All descriptors, for the child to inherit."""
-        return (self.agent, self.qmp, *self.nics)
+        return (self.agent, self.qmp, *(fd for nic in self.nics for fd in nic))
 
 
 def hardware(topology: Topology, cpu: str) -> list[str]:
@@ -65,6 +66,8 @@ def hardware(topology: Topology, cpu: str) -> list[str]:
         # a clone's guest has no announcing to do (harness/machine/snapshot.py)
         features += ",guest_announce=off"
         features += "" if topology.mrg_rxbuf else ",mrg_rxbuf=off"
+        # an interrupt for each receive and each send queue, one for changes and one for control
+        features += f",mq=on,vectors={2 * nic.taps + 2}" if nic.taps > 1 else ""
         args += ["-device", f"virtio-net-pci,netdev=n{number},mac={nic.mac},romfile=,{features}"]
     return args
 
@@ -96,9 +99,16 @@ def backends(topology: Topology, wiring: Wiring, *, share_ram: bool) -> list[str
     args += ["-chardev", f"file,id=firmware,path={escape(wiring.firmware)}"]
     args += ["-chardev", f"socket,id=agent,fd={wiring.agent}"]
     args += ["-chardev", f"socket,id=qmp,fd={wiring.qmp}", "-mon", "chardev=qmp,mode=control"]
-    for number, fd in enumerate(wiring.nics):
-        args += ["-netdev", f"dgram,id=n{number},local.type=fd,local.str={fd}"]
+    for number, (nic, fds) in enumerate(zip(topology.devices, wiring.nics, strict=True)):
+        args += ["-netdev", _netdev(f"id=n{number}", nic, fds)]
     return args
+
+
+def _netdev(name: str, nic: Nic, fds: Sequence[int]) -> str:
+    if not nic.taps:
+        return f"dgram,{name},local.type=fd,local.str={fds[0]}"
+    which = "fds" if nic.taps > 1 else "fd"
+    return f"tap,{name},{which}={':'.join(map(str, fds))},vhost=off"
 
 
 def kernel(boot: Path, initramfs: Path, topology: Topology, hz: int | None) -> list[str]:

@@ -23,6 +23,7 @@ from harness.landing import cache_errors
 from harness.machine import command
 from harness.machine.console import Console
 from harness.machine.monitor import Monitor
+from harness.machine.nic import open_wire
 from harness.machine.process import Process
 from harness.machine.splats import Splat, find_splats
 from harness.paths import cache_dir
@@ -157,26 +158,31 @@ class Machine:
         incoming: bool = False,
     ) -> None:
         self.recipe = recipe
-        with contextlib.ExitStack() as undo:
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as handed:
             runs = cache_dir("run")
             with cache_errors(str(runs)):
                 self.directory = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=runs))
             undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
             undo.callback(os.close, own(self.directory))
             ours, theirs = zip(*(socket.socketpair() for _ in range(2)), strict=True)
-            count = recipe.topology.nics
-            kind = (socket.AF_UNIX, socket.SOCK_DGRAM)
-            nics = [socket.socketpair(*kind) for _ in range(count)]
-            self.nics = tuple(mine for mine, _ in nics)
-            for end in (*ours, *self.nics):
+            for end in ours:
                 undo.callback(end.close)
+            for end in theirs:
+                handed.callback(end.close)
+            wires = []
+            for nic in recipe.topology.devices:
+                wires.append(open_wire(nic))
+                undo.callback(wires[-1][0].close)
+                for fd in wires[-1][1]:
+                    handed.callback(os.close, fd)
+            self.nics = tuple(end for end, _ in wires)
             self._ram = ram or self.directory / "ram"
             if recipe.topology.nodes > 1 and not incoming:
                 self._make_ram()
             wiring = command.Wiring(
                 agent=theirs[0].fileno(),
                 qmp=theirs[1].fileno(),
-                nics=tuple(other.fileno() for _, other in nics),
+                nics=tuple(fds for _, fds in wires),
                 console=self.directory / "console.log",
                 firmware=self.directory / "firmware.log",
                 ram=self._ram,
@@ -192,16 +198,12 @@ class Machine:
             ]
             wiring.console.touch()
             wiring.firmware.touch()
-            try:
-                self.process = Process(
-                    self.argv,
-                    env=recipe.qemu.env,
-                    pass_fds=wiring.fds,
-                    log=self.directory / "qemu.log",
-                )
-            finally:
-                for end in (*theirs, *(other for _, other in nics)):
-                    end.close()
+            self.process = Process(
+                self.argv,
+                env=recipe.qemu.env,
+                pass_fds=wiring.fds,
+                log=self.directory / "qemu.log",
+            )
             undo.callback(self.process.kill)
             self.console = Console(wiring.console, self.process.alive)
             self._firmware = Console(wiring.firmware, self.process.alive)

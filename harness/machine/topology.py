@@ -12,13 +12,15 @@ MIN_MEMORY_MIB = 128
 
 @dataclass(frozen=True, slots=True)
 class Nic:
-    """One virtio-net device on a dgram back-end.
+    """One virtio-net device.
 
     Attributes:
         mac: its address, which frames must be sent to.
+        taps: queues of the tap behind it; 0: a dgram back-end, of one queue.
     """
 
     mac: str
+    taps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Topology:
         nodes: NUMA nodes; each has its equal part of the CPUs, in order, and of the memory.
         mrg_rxbuf: the NICs may spread a frame over several buffers (VIRTIO_NET_F_MRG_RXBUF).
         append: added to the kernel command line, last.
+        taps: queues of the tap behind each NIC, in order; those left out, or with 0, are on a
+            dgram back-end, of one queue.
     """
 
     cpus: int = 4
@@ -40,6 +44,7 @@ class Topology:
     append: str = ""
     nodes: int = 1
     mrg_rxbuf: bool = True
+    taps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.cpus <= MAX_CPUS:
@@ -48,6 +53,11 @@ class Topology:
             raise UserError(f"{self.memory_mib} MiB: a guest needs {MIN_MEMORY_MIB} MiB or more")
         if not 0 <= self.nics <= 8:
             raise UserError(f"{self.nics} NICs: a guest has 0 to 8")
+        if len(self.taps) > self.nics:
+            raise UserError(f"taps for {len(self.taps)} NICs, and there are {self.nics}")
+        for queues in self.taps:
+            if not 0 <= queues <= self.cpus:
+                raise UserError(f"{queues} queues: a NIC has 1 to {self.cpus}, one for each CPU")
         if self.nodes < 1 or self.cpus % self.nodes or self.memory_mib % self.nodes:
             raise UserError(
                 f"{self.nodes} NUMA nodes cannot share {self.cpus} CPUs and {self.memory_mib} MiB "
@@ -57,7 +67,8 @@ class Topology:
     @property
     def devices(self) -> tuple[Nic, ...]:
         """The NICs, in the order in which the guest numbers them."""
-        return tuple(Nic(f"52:54:00:63:70:{number:02x}") for number in range(self.nics))
+        taps = (*self.taps, *[0] * (self.nics - len(self.taps)))
+        return tuple(Nic(f"52:54:00:63:70:{nic:02x}", taps[nic]) for nic in range(self.nics))
 
 
 @dataclass(frozen=True, slots=True)

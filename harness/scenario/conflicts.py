@@ -76,6 +76,12 @@ def _check_guest(scenario: Scenario) -> Iterator[Found]:
     for number, nic in enumerate(scenario.nics):
         if nic.receive_on is not None and nic.receive_on >= scenario.cpus:
             yield ("nics", number, "receive_on"), _beyond(nic.receive_on, scenario)
+        elif nic.receive_on is not None and nic.queues > 1:
+            why = f"its {nic.queues} queues are received on as many CPUs: leave it out"
+            yield ("nics", number, "receive_on"), why
+        if nic.queues > scenario.cpus:
+            why = f"there are only {scenario.cpus} CPUs, and each queue has one of its own"
+            yield ("nics", number, "queues"), why
     for number, cpu in enumerate(scenario.offline):
         if cpu >= scenario.cpus:
             yield ("offline", number), _beyond(cpu, scenario)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,15 @@ class Sight:
     arrived: Sequence[Hop] = ()
     flows: Sequence[int] = ()
     kthreads: int = 0
+
+
+def find_queues(sight: Sight) -> dict[int, list[int]]:
+    """Return the receive queues that each flow came in by: one, but for a flow that was moved."""
+    queues = defaultdict[int, set[int]](set)
+    for flow, hop in zip(sight.flows, sight.seen, strict=True):
+        if hop.count:
+            queues[flow].add(hop.rx_queue)
+    return {flow: sorted(queues[flow]) for flow in sorted(queues)}
 
 
 def find_failures(expect: Expect, books: Books, sight: Sight) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from harness.forms.model import Line, Model, Spec, Words
+from harness.machine.topology import MAX_CPUS
 from harness.scenario.words import (
     MAX_FRAMES,
     Amount,
@@ -54,6 +55,11 @@ class Nic(Model):
     mode: Mode | None = Field(default=None, description="its XDP hook; by default `steer.mode`")
     receive_on: Key | None = Field(
         default=None, description="the CPU that its interrupt goes to: the producer"
+    )
+    queues: Annotated[int, Field(ge=1, le=MAX_CPUS)] = Field(
+        default=1,
+        description="receive queues, each with an interrupt on a CPU of its own; flows are spread "
+        "over them by their hash (a tap, which takes user namespaces)",
     )
 
 

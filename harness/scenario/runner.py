@@ -24,7 +24,7 @@ from harness.report.record import (
     record_cpus,
     record_ledger,
 )
-from harness.scenario.expect import Sight, find_failures
+from harness.scenario.expect import Sight, find_failures, find_queues
 from harness.scenario.load import dump_scenario
 from harness.scenario.play import Play
 from harness.scenario.recipe import digest_files, tell_recipe
@@ -103,6 +103,7 @@ class _Found:
     argv: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     waits: dict[int, Any] = field(default_factory=dict)
+    queues: dict[int, list[int]] = field(default_factory=dict)
 
     @property
     def splats(self) -> list[Splat]:
@@ -193,6 +194,7 @@ def _carry_through(
         nics=len(scenario.nics),
         append=scenario.append,
         nodes=scenario.nodes,
+        taps=scenario.taps,
     )
     watch.say(f"booting {found.kernel.release}")
     try:
@@ -230,6 +232,8 @@ def _steer(guest: Guest, scenario: Scenario, found: _Found, watch: Watch) -> lis
     found.waits = measure_waits(guest.tracer.trace().records, steering.circumstances)
     kthreads = _wait_kthreads(guest, scenario.expect.kthreads)
     sight = Sight(steering.sightings(), steering.arrivals(), steering.traffic.flows, len(kthreads))
+    if any(scenario.taps):
+        found.queues = find_queues(sight)
     failures = [*play.failures, *find_failures(scenario.expect, found.books, sight)]
     watch.say("waiting for the kthreads to end")
     steering.dismantle()
@@ -291,6 +295,7 @@ def _keep(record: RunRecord, scenario: Scenario, found: _Found) -> RunRecord:
         "recipe": _record_recipe(found),
         "scenario": scenario.model_dump(exclude_none=True),
         "notes": found.notes,
+        "rx_queues": found.queues,
         "wait_us": {cpu: asdict(waits) for cpu, waits in found.waits.items()},
     }
     files = make_files(story) | {

@@ -139,6 +139,11 @@ class Scenario(Model):
         """The XDP mode of each NIC."""
         return tuple(nic.mode or self.steer.mode for nic in self.nics)
 
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """The queues of each NIC that has more than one, 0 for the others."""
+        return tuple(nic.queues if nic.queues > 1 else 0 for nic in self.nics)
+
     def expand(self) -> Scenario:
         """Return the same scenario with nothing left to defaults that depend on other keys."""
         ports = random.Random(self.seed).sample(EPHEMERAL, len(self.traffic))

@@ -13,7 +13,7 @@ from harness.agent.live import LiveRun, run_live
 from harness.errors import TrafficError
 from harness.guest import guest_address, interface_name, peer_address
 from harness.traffic.frames import Flow, Frames, build_frames, build_live
-from harness.traffic.socket import SocketInjector
+from harness.traffic.injectors import make_injector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,7 +63,7 @@ class Traffic:
         self._frame_bytes = 0
         stall_s = STALL_S * guest.machine.recipe.accel.pace
         self._injectors = {
-            self._mac(nic): SocketInjector(guest.machine.nics[nic], stall_s=stall_s)
+            self._mac(nic): make_injector(guest.machine.nics[nic], stall_s=stall_s)
             for nic in plan.nics
         }
 

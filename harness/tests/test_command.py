@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from harness.machine.topology import Topology
 WIRING = Wiring(
     agent=10,
     qmp=11,
-    nics=(12, 13),
+    nics=((12,), (13,)),
     console=Path("/run/a,b/console.log"),
     firmware=Path("/run/firmware.log"),
     ram=Path("/run/ram"),
@@ -51,7 +52,7 @@ def test_each_nic_is_a_device_and_a_back_end() -> None:
 
 
 def test_nodes_share_cpus_and_memory() -> None:
-    topology = Topology(cpus=4, memory_mib=512, nodes=2)
+    topology = Topology(cpus=4, memory_mib=512, nics=2, nodes=2)
     args = hardware(topology, "qemu64")
     assert following(args, "-machine") == ["q35"]
     assert following(args, "-smp") == ["4,sockets=2"]
@@ -64,6 +65,28 @@ def test_nodes_share_cpus_and_memory() -> None:
         ram.format(0, ""),
         ram.format(1, ",offset=256M"),
     ]
+
+
+def test_a_tap_of_several_queues() -> None:
+    topology = Topology(nics=2, taps=(4,))
+    wiring = dataclasses.replace(WIRING, nics=((12, 13, 14, 15), (16,)))
+    assert following(backends(topology, wiring, share_ram=False), "-netdev") == [
+        "tap,id=n0,fds=12:13:14:15,vhost=off",
+        "dgram,id=n1,local.type=fd,local.str=16",
+    ]
+    nics = [
+        device for device in following(hardware(topology, "qemu64"), "-device") if "net" in device
+    ]
+    assert ["mq=on,vectors=10" in nic for nic in nics] == [True, False]
+    assert wiring.fds == (10, 11, 12, 13, 14, 15, 16)
+
+
+def test_a_tap_of_one_queue_is_the_same_machine() -> None:
+    """A snapshot serves both."""
+    topology = Topology(nics=2, taps=(1,))
+    assert hardware(topology, "qemu64") == hardware(Topology(nics=2), "qemu64")
+    (tap, _) = following(backends(topology, WIRING, share_ram=False), "-netdev")
+    assert tap == "tap,id=n0,fd=12,vhost=off"
 
 
 def test_one_node_is_the_machines_own_memory() -> None:
@@ -81,13 +104,13 @@ def test_a_nic_may_be_without_mergeable_buffers() -> None:
 
 @pytest.mark.parametrize(("share", "told"), [(True, "share=on"), (False, "share=off")])
 def test_only_a_template_shares_its_ram(share: bool, told: str) -> None:
-    (ram,) = following(backends(Topology(), WIRING, share_ram=share), "-object")
+    (ram,) = following(backends(Topology(nics=2), WIRING, share_ram=share), "-object")
     assert ram.startswith("memory-backend-file,id=ram0,size=512M,mem-path=/run/ram,")
     assert ram.endswith(told)
 
 
 def test_a_path_with_a_comma() -> None:
-    args = backends(Topology(), WIRING, share_ram=False)
+    args = backends(Topology(nics=2), WIRING, share_ram=False)
     assert "file,id=console,path=/run/a,,b/console.log" in following(args, "-chardev")
     assert escape(Path("a,,b")) == "a,,,,b"
 

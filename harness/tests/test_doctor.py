@@ -34,7 +34,7 @@ from harness.doctor.emulator import (
     check_qemu,
     check_util_linux,
 )
-from harness.doctor.host import check_cores, check_memory, check_virtme
+from harness.doctor.host import check_cores, check_memory, check_tap, check_virtme
 from harness.doctor.item import Check, Item, State, examine, succeeds
 from harness.doctor.store import check_disk, check_kernels, check_leftovers, find_orphans
 from harness.errors import FetchFailed, ToolMissing
@@ -432,6 +432,14 @@ def test_cores(monkeypatch: pytest.MonkeyPatch, cores: int, load: float, state: 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
     assert one(check_cores).state == state
+
+
+def test_a_tap_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert one(check_tap).state == State.OK
+    monkeypatch.setenv("PATH", str(tmp_path))
+    without = one(check_tap)
+    assert (without.state, without.remedy) == (State.WARN, "install util-linux")
+    assert "one queue each" in without.seen
 
 
 def test_virtme_ng_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,6 +227,8 @@ def is_invisible_hop(
     """Whether nothing that is observed could contradict this change of a note."""
     if not new.count and not old.count:
         return True  # the rest of a note that was never made means nothing
+    if new.rx_queue != old.rx_queue:
+        return True  # a NIC may choose as it likes
     seen, arrived = evidence.seen[frame], evidence.arrived[frame]
     if new.length != old.length:
         # Only a frame that both hops noted, unmerged, is compared.

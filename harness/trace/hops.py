@@ -1,8 +1,9 @@
 """Hop tables: what the guest's BPF programs noted about each numbered frame.
 
-A program keeps one 16-byte record per frame in a plain array map, indexed by the frame's number:
+A program keeps one 16-byte record per frame in a plain array map, indexed by the frame's
+number, little endian:
 
-    u32 count | u16 cpu | u16 verdict | u32 order | u16 to_cpu | u16 length      (little endian)
+    u32 count | u16 cpu | u8 verdict | u8 rx_queue | u32 order | u16 to_cpu | u16 length
 
 A million frames are 16 MB; they stay columns of machine integers, never a million objects.
 """
@@ -24,7 +25,7 @@ NO_CPU = 0xFFFF
 """`to_cpu` of a frame that no entry was found for: the program names a CPU only when
 bpf_redirect_map answered XDP_REDIRECT."""
 
-_RECORD = struct.Struct("<IHHIHH")
+_RECORD = struct.Struct("<IHBBIHH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,11 @@ class Hop:
     Attributes:
         count: times it was seen here; at the stack, GRO segments under this head frame. 0: never.
         cpu: where.
-        verdict: what the XDP program answered, in its low 16 bits (meaningless at the stack).
+        verdict: what the XDP program answered, in its low 8 bits (meaningless at the stack).
         order: running number among the frames of this CPU, from 1; all 0: not kept.
         to_cpu: key that an XDP program redirected to, or `NO_CPU` (meaningless at the stack).
         length: bytes from the Ethernet header on; 0: not noted.
+        rx_queue: the NIC's queue that it came by (of `struct xdp_md`; meaningless at the stack).
     """
 
     count: int = 0
@@ -46,11 +48,13 @@ class Hop:
     order: int = 0
     to_cpu: int = 0
     length: int = 0
+    rx_queue: int = 0
 
     def pack(self) -> bytes:
         """Return the record as the guest writes it."""
         return _RECORD.pack(
-            self.count, self.cpu, self.verdict, self.order, self.to_cpu, self.length
+            *(self.count, self.cpu, self.verdict, self.rx_queue),
+            *(self.order, self.to_cpu, self.length),
         )
 
 
@@ -61,7 +65,7 @@ class HopTable:
         count: column, by frame number; likewise the others (see `Hop`).
     """
 
-    __slots__ = ("count", "cpu", "length", "order", "to_cpu", "verdict")
+    __slots__ = ("count", "cpu", "length", "order", "rx_queue", "to_cpu", "verdict")
 
     def __init__(self, raw: bytes) -> None:
         """Wrap the values of the guest's array map, laid end to end.
@@ -73,14 +77,14 @@ class HopTable:
             raise TraceError(
                 f"a hop table of {len(raw)} bytes is no whole number of {_RECORD.size}-byte records"
             )
-        words, halves = array("I", raw), array("H", raw)
+        words, halves, octets = array("I", raw), array("H", raw), array("B", raw)
         if sys.byteorder == "big":
             words.byteswap()
             halves.byteswap()
         self.count = words[0::4]
         self.order = words[2::4]
         self.cpu = halves[2::8]
-        self.verdict = halves[3::8]
+        self.verdict, self.rx_queue = octets[6::16], octets[7::16]
         self.to_cpu = halves[6::8]
         self.length = halves[7::8]
 
@@ -102,6 +106,7 @@ class HopTable:
             self.order[frame],
             self.to_cpu[frame],
             self.length[frame],
+            self.rx_queue[frame],
         )
 
     @property

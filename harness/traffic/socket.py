@@ -8,18 +8,16 @@ before it reads on.
 
 from __future__ import annotations
 
-import select
 import socket
 import struct
-import time
 from typing import TYPE_CHECKING
 
 from harness.errors import TrafficError
+from harness.traffic.wire import gone, paced, receive, stalled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-BURST = 256
 SEND_BUFFER = 4 << 20
 
 
@@ -50,46 +48,19 @@ class SocketInjector:
         rate: float | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> int:
-        """Send all frames in order and return how many: each one QEMU has accepted whole.
-
-        Args:
-            frames: from the Ethernet header on, without FCS.
-            rate: frames per second at most; None is as fast as the guest takes them.
-            progress: called now and then with the number sent so far.
-
-        Raises:
-            TrafficError: the guest took nothing for `stall_s` seconds, or QEMU has gone.
-        """
-        send = self._sock.send
-        sent, start = 0, time.monotonic()
+        """Send all frames in order; see `Injector`."""
+        send, sent = self._sock.send, 0
         try:
-            for frame in frames:
+            for frame in paced(frames, rate, progress):
                 if send(frame) != len(frame):
                     raise TrafficError(f"frame {sent} was cut short on its way into QEMU")
                 sent += 1
-                if rate is not None:
-                    ahead = start + sent / rate - time.monotonic()
-                    if ahead > 0:
-                        time.sleep(ahead)
-                if progress is not None and sent % BURST == 0:
-                    progress(sent)
         except BlockingIOError as error:
-            raise TrafficError(
-                f"the guest took {sent} of {len(frames)} frames and then none for "
-                f"{self._stall_s:.0f} s",
-                remedy="see its console: is the interface up, and the guest alive?",
-            ) from error
+            raise stalled(sent, len(frames), self._stall_s) from error
         except OSError as error:
-            raise TrafficError(
-                f"QEMU went away after {sent} of {len(frames)} frames: {error}"
-            ) from error
+            raise gone(sent, len(frames), error) from error
         return sent
 
     def receive(self, frames: int, *, deadline_s: float) -> list[bytes]:
-        """Return the next frames that the guest sends out; fewer if the deadline comes first."""
-        got: list[bytes] = []
-        deadline = time.monotonic() + deadline_s
-        while len(got) < frames and (left := deadline - time.monotonic()) > 0:
-            if select.select([self._sock], [], [], left)[0]:
-                got.append(self._sock.recv(65536))
-        return got
+        """Return the next frames that the guest sends out; see `Injector`."""
+        return receive(self._sock, frames, deadline_s)

@@ -1,0 +1,80 @@
+"""What every injector has to do: send frames at a rate, and receive some until a deadline."""
+
+from __future__ import annotations
+
+import select
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from harness.errors import TrafficError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator, Sequence
+
+BURST = 256
+"""Frames between two reports of progress."""
+LARGEST = 65536
+
+
+class Injector(Protocol):
+    """Sends frames into one NIC of a guest, and receives what that sends."""
+
+    def send(
+        self,
+        frames: Sequence[bytes],
+        *,
+        rate: float | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Send all frames in order and return how many: each one QEMU has accepted whole.
+
+        Args:
+            frames: from the Ethernet header on, without FCS.
+            rate: frames per second at most; None is as fast as the guest takes them.
+            progress: called now and then with the number sent so far.
+
+        Raises:
+            TrafficError: the guest stopped taking frames, or QEMU has gone.
+        """
+
+    def receive(self, frames: int, *, deadline_s: float) -> list[bytes]:
+        """Return the next frames that the guest sends out; fewer if the deadline comes first."""
+
+
+def paced(
+    frames: Sequence[bytes], rate: float | None, progress: Callable[[int], None] | None
+) -> Iterator[bytes]:
+    """Yield each frame when its time has come; the next is asked for when it has been sent."""
+    start = time.monotonic()
+    for sent, frame in enumerate(frames, 1):
+        yield frame
+        if rate is not None:
+            ahead = start + sent / rate - time.monotonic()
+            if ahead > 0:
+                time.sleep(ahead)
+        if progress is not None and sent % BURST == 0:
+            progress(sent)
+
+
+def receive(sock: socket.socket, frames: int, deadline_s: float) -> list[bytes]:
+    """Return the next frames from a socket that keeps them apart; fewer at the deadline."""
+    got: list[bytes] = []
+    deadline = time.monotonic() + deadline_s
+    while len(got) < frames and (left := deadline - time.monotonic()) > 0:
+        if select.select([sock], [], [], left)[0]:
+            got.append(sock.recv(LARGEST))
+    return got
+
+
+def gone(sent: int, frames: int, error: object) -> TrafficError:
+    """Return the error that tells of a QEMU which is not there any more."""
+    return TrafficError(f"QEMU went away after {sent} of {frames} frames: {error}")
+
+
+def stalled(sent: int, frames: int, stall_s: float) -> TrafficError:
+    """Return the error that tells of a guest which takes no more frames."""
+    return TrafficError(
+        f"the guest took {sent} of {frames} frames and then none for {stall_s:.0f} s",
+        remedy="see its console: is the interface up, and the guest alive?",
+    )
