@@ -52,6 +52,7 @@ def test_entries_of_cpus_that_were_never_online(lab: Casework) -> None:
 
 @accepted
 @elsewhere
+@pytest.mark.kconfig("HOTPLUG_CPU")
 @never_online
 def test_a_cpu_that_comes_up_for_the_first_time(lab: Casework) -> None:
     run = lab.steer((2, 3))

@@ -11,6 +11,7 @@ from harness.trace.events import CpumapEnqueue, CpumapKthread
 if TYPE_CHECKING:
     from harness.casework import Casework
 
+pytestmark = pytest.mark.kconfig("HOTPLUG_CPU")
 CPU = 3
 QUEUED = 2000
 

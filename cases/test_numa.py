@@ -15,7 +15,7 @@ from harness.trace.events import CpumapEnqueue, CpumapKthread
 if TYPE_CHECKING:
     from harness.casework import Casework
 
-pytestmark = pytest.mark.machine(cpus=4, nodes=2)
+pytestmark = [pytest.mark.machine(cpus=4, nodes=2), pytest.mark.kconfig("NUMA")]
 NUMA_NODE = 1 << 2
 MAPS, ENTRIES = 400, 8192
 TABLES_KIB = MAPS * ENTRIES * 8 // 1024

@@ -138,6 +138,7 @@ def test_a_nic_that_is_removed_leaves_the_map_to_the_others(lab: Casework) -> No
 
 
 @pytest.mark.proves("cpu_map_redirect", "several NICs share a map, which outlives them")
+@pytest.mark.kconfig("NET_NS")
 @pytest.mark.machine(nics=2)
 def test_a_network_namespace_that_is_destroyed_leaves_the_map(lab: Casework) -> None:
     with lab.guest.netns(nic=1):

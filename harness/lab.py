@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from harness.errors import AgentLost, ClockOff, KernelNotFound, QemuFailed
 from harness.guest import DRIVERS, MODULES, PREPARED_BY, Guest, prepare
 from harness.images import build_initramfs
 from harness.kernels import remembered, resolve
+from harness.kernels.examine import slowdown, unfit
 from harness.landing import take_away
 from harness.machine.accel import choose_accel
 from harness.machine.machine import Machine, Recipe, is_owned
@@ -105,9 +107,15 @@ class Lab:
         """Return what a guest is made from.
 
         Raises:
-            KernelNotFound: the spec names nothing, or a kernel without the drivers for a guest.
+            KernelNotFound: the spec names nothing, or a kernel that lacks what a guest needs.
         """
         kernel = self.kernel(spec)
+        if faults := unfit(kernel):
+            raise KernelNotFound(
+                f"no guest comes up on {spec} ({kernel.release}), which was built without "
+                f"{', '.join(faults)}",
+                remedy="build it with them: configs/kconfig/minimal.config has all",
+            )
         agent, objects = built("agent"), built_objects()
         initramfs = build_initramfs(kernel, agent=agent, objects=objects, modules=MODULES)
         lacking = [name for name in initramfs.missing if name in DRIVERS]
@@ -117,7 +125,8 @@ class Lab:
                 f"modules in {kernel.modules}",
                 remedy="build them in, or install the kernel's modules there",
             )
-        return Recipe(self.qemu, self.accel, kernel, initramfs, topology)
+        accel = replace(self.accel, pace=self.accel.pace * slowdown(kernel))
+        return Recipe(self.qemu, accel, kernel, initramfs, topology)
 
     def open(self, spec: str, topology: Topology) -> Guest:
         """Return a running guest, pristine.

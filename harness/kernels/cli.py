@@ -14,6 +14,7 @@ from rich.table import Table
 from harness.apt import Archive
 from harness.errors import FetchFailed, ToolMissing
 from harness.kernels.build_cli import build_command
+from harness.kernels.check_cli import check_command
 from harness.kernels.debian import PATTERN, Build, builds_of, choose, series_of, upstream_of
 from harness.kernels.lock_cli import LOCKED, lock_command
 from harness.kernels.shelf import Cached, cached, prune
@@ -74,6 +75,7 @@ def kernels() -> None:
 
 kernels.add_command(lock_command)
 kernels.add_command(build_command)
+kernels.add_command(check_command)
 
 
 @kernels.command("list")

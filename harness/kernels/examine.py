@@ -1,8 +1,12 @@
-"""What a kernel was built with, found out before it boots."""
+"""What a kernel was built with, found out before it boots: a hang would tell nothing."""
 
 from __future__ import annotations
 
+import math
+from functools import cache
 from typing import TYPE_CHECKING
+
+from libarchive.exception import ArchiveError
 
 from harness.kernels.bzimage import decompress, extract_elf, read_bzimage
 from harness.kernels.kconfig import options_of
@@ -13,35 +17,81 @@ if TYPE_CHECKING:
 
     from harness.kernels.image import KernelImage
 
+NEEDED = {
+    "SMP": "several CPUs",
+    "BLK_DEV_INITRD": "its root is an initramfs",
+    "BINFMT_ELF": "the agent is a program",
+    "DEVTMPFS": "the agent's device files",
+    "PROC_FS": "the agent looks at tasks",
+    "SERIAL_8250_CONSOLE": "the console",
+    "VIRTIO_PCI": "the devices",
+    "VIRTIO_CONSOLE": "the link to the agent",
+    "VIRTIO_NET": "the NICs",
+    "INET": "the stack that frames are delivered to",
+    "BPF_SYSCALL": "programs and maps",
+    "BPF_JIT": "programs at their speed",
+    "NET_SCH_INGRESS": "the tc program that sees frames arrive",
+    "NET_CLS_BPF": "the tc program that sees frames arrive",
+    "DEBUG_FS": "tracefs",
+    "EVENT_TRACING": "the tracepoints of XDP",
+}
+"""Options that no guest does without, each with what it is there for."""
+SLOWER = {"KASAN": 4.0, "PROVE_LOCKING": 2.0, "DEBUG_KMEMLEAK": 1.5, "KCSAN": 4.0}
+"""How many times longer a guest may take under emulation: deadlines only, no verdict."""
 IKCONFIG_START, IKCONFIG_END = b"IKCFG_ST", b"IKCFG_ED"
 """Around the configuration inside a kernel with CONFIG_IKCONFIG (kernel/configs.c)."""
 
 
+@cache
 def options_in(kernel: KernelImage) -> dict[str, str] | None:
     """Return a kernel's options by name, as `options_of`; None if nothing tells them.
 
     They come from the file that lies with the kernel, or out of the kernel itself.
     """
-    if kernel.config is not None:
-        return options_of(kernel.config.read_text())
-    embedded = _embedded(kernel)
-    return None if embedded is None else options_of(embedded)
+    text = kernel.config.read_text() if kernel.config is not None else _embedded(kernel)
+    return options_of(text) or None
 
 
-def lacking(kernel: KernelImage, options: Iterable[str]) -> list[str]:
-    """Return which options a kernel is known to lack, like "CONFIG_VETH"."""
-    wanted = list(options)
-    there = options_in(kernel) if wanted else None
-    if there is None:
+def unfit(kernel: KernelImage) -> list[str]:
+    """Return what a kernel is known to lack that no guest does without: option and purpose."""
+    options = options_in(kernel)
+    if options is None:
         return []
-    return [f"CONFIG_{name}" for name in wanted if there.get(name, "n") == "n"]
+    faults = []
+    for name, purpose in NEEDED.items():
+        value = options.get(name, "n")
+        if value == "n":
+            faults.append(f"CONFIG_{name} ({purpose})")
+        elif value == "m" and kernel.modules is None:
+            faults.append(f"the module of CONFIG_{name}=m ({purpose})")
+    return faults
 
 
-def _embedded(kernel: KernelImage) -> str | None:
+def lacking(kernel: KernelImage, names: Iterable[str]) -> list[str]:
+    """Return which of these options a kernel is known to lack, like "CONFIG_FAILSLAB"."""
+    wanted = list(names)
+    options = options_in(kernel) if wanted else None
+    if options is None:
+        return []
+    return [f"CONFIG_{name}" for name in wanted if options.get(name, "n") == "n"]
+
+
+def slowdown(kernel: KernelImage) -> float:
+    """Return how many times longer than on an ordinary kernel everything may take."""
+    options = options_in(kernel) or {}
+    return math.prod(factor for name, factor in SLOWER.items() if options.get(name, "n") == "y")
+
+
+def _embedded(kernel: KernelImage) -> str:
     if is_elf(kernel.boot):
         elf: bytes | None = kernel.boot.read_bytes()
     else:
         elf = extract_elf(read_bzimage(kernel.vmlinuz))
-    _, start, rest = (elf or b"").partition(IKCONFIG_START)
+    _, _, rest = (elf or b"").partition(IKCONFIG_START)
     packed, end, _ = rest.partition(IKCONFIG_END)
-    return decompress(packed).decode(errors="replace") if start and end else None
+    if not end:
+        return ""
+    try:
+        return decompress(packed).decode(errors="replace")
+    except ArchiveError:
+        return ""

@@ -106,6 +106,7 @@ class World:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.missing: tuple[str, ...] = ()
+        self.faults: list[str] = []
         self.modules: Path | None = Path("/lib/modules/6.1.0")
         self.clones: list[BaseException | None] = []
         self.uptime: list[BaseException | None] = []
@@ -173,6 +174,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         "find_qemu": lambda: SimpleNamespace(version=(10, 0, 2)),
         "choose_accel": lambda _: Accel("tcg", "multi", "why"),
         "resolve": world.kernel,
+        "unfit": lambda _: world.faults,
+        "slowdown": lambda _: 3.0,
         "build_initramfs": world.initramfs,
         "built": Path,
         "built_objects": list,
@@ -201,6 +204,22 @@ def test_a_kernel_is_resolved_once(world: World) -> None:
     assert lab.kernel("debian:6.1") is lab.kernel("debian:6.1")
     lab.kernel("debian:7.3")
     assert world.asked == ["resolve debian:6.1", "resolve debian:7.3"]
+
+
+def test_a_kernel_that_lacks_what_a_guest_needs_is_not_booted(world: World) -> None:
+    world.faults = ["CONFIG_VIRTIO_NET (the NICs)", "CONFIG_BPF_SYSCALL (programs and maps)"]
+    with pytest.raises(KernelNotFound) as caught:
+        Lab().recipe("path:/bz", Topology())
+    assert caught.value.message == (
+        "no guest comes up on path:/bz (6.1.0), which was built without "
+        "CONFIG_VIRTIO_NET (the NICs), CONFIG_BPF_SYSCALL (programs and maps)"
+    )
+    assert world.asked == ["resolve path:/bz"]
+
+
+def test_a_slow_kernel_has_longer_deadlines(world: World) -> None:
+    lab = Lab()
+    assert lab.recipe("path:/bz", Topology()).accel.pace == 3 * lab.accel.pace
 
 
 def test_missing_drivers_are_named(world: World) -> None:
