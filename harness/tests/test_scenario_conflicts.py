@@ -50,6 +50,8 @@ HOLD = "{do: hold, cpu: 2}"
             "timeline[0].nic: frames go to NIC 0 after it has gone",
         ),
         ("nics: [{receive_on: 4}]", "nics[0].receive_on: there is no CPU 4"),
+        ("nics: [{queues: 5}]", "nics[0].queues: there are only 4 CPUs"),
+        ("nics: [{queues: 2, receive_on: 1}]", "its 2 queues are received on as many CPUs"),
         ("nics: []", "nics: found an empty list"),
         ("nodes: 3\nmemory_mib: 300", "nodes: 3 nodes cannot share `cpus: 4` equally"),
         ("offline: [0]", "offline[0]: CPU 0 cannot go offline"),
