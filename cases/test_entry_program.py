@@ -20,13 +20,13 @@ from harness.agent.bpf import (
     bpf,
     run_program,
 )
-from harness.answers import CLOSED_FD, Answers, Ref
+from harness.answers import CLOSED_FD, Answers
 from harness.model import gates
 from harness.model.control import NotProg
+from harness.twin import Ref, Twin
 
 if TYPE_CHECKING:
     from harness.casework import Casework
-    from harness.twin import Twin
 
 EINVAL = 22
 OPEN, CLOSED = NotProg(open=True), NotProg(open=False)

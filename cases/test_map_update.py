@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.answers import CLOSED_FD, Answers, Ref
+from harness.answers import CLOSED_FD, Answers
 from harness.model.control import NotProg
+from harness.twin import Ref
 
 if TYPE_CHECKING:
     from harness.casework import Casework

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from harness.agent import btf, insns
@@ -25,10 +24,10 @@ from harness.agent.bpf import (
 )
 from harness.agent.syscalls import Buffer
 from harness.errors import GuestError
-from harness.model.control import MapAttr, NotProg, Prog
+from harness.model.control import MapAttr, Prog
 from harness.model.facts import Facts, errno_name, parse_list
 from harness.model.syscall import Task, map_create
-from harness.twin import Twin
+from harness.twin import Ref, Twin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,14 +40,6 @@ CLOSED_FD = 999
 """A descriptor that the agent never has open."""
 ENOENT = 2
 UNPRIVILEGED = "/proc/sys/kernel/unprivileged_bpf_disabled"
-
-
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """A descriptor to put into an entry, and what the model knows of it."""
-
-    fd: int
-    model: Prog | NotProg | None
 
 
 class Answers:

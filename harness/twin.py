@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from harness.agent.bpf import (
     MAP_DELETE_BATCH,
@@ -26,7 +27,8 @@ from harness.model.syscall import MapFile
 
 if TYPE_CHECKING:
     from harness.agent.syscalls import Result, Syscalls
-    from harness.answers import Answers, Ref
+    from harness.casework import Casework
+    from harness.model.control import NotProg, Prog
 
 BATCHES = {
     "lookup_batch": (MAP_LOOKUP_BATCH, True, False),
@@ -37,6 +39,27 @@ BATCHES = {
 """Commands that a cpumap has not, and which rights they ask for first."""
 PROT_READ, MAP_SHARED = 1, 1
 ELEMENT = struct.Struct("<I4xQQQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A descriptor to put into an entry, and what the model knows of it."""
+
+    fd: int
+    model: Prog | NotProg | None
+
+
+class Asker(Protocol):
+    """Who has twins: makes their calls, and is told every difference (`harness.answers`)."""
+
+    lab: Casework
+    calls: Syscalls
+
+    def check(self, call: str, model: object, kernel: object) -> None:
+        """Compare two answers; whole numbers are errnos."""
+
+    def own(self, fd: int) -> int:
+        """Have a descriptor closed at the end."""
 
 
 class Twin:
@@ -50,7 +73,7 @@ class Twin:
         model: the descriptor in the model.
     """
 
-    def __init__(self, ask: Answers, fd: int, model: MapFile) -> None:
+    def __init__(self, ask: Asker, fd: int, model: MapFile) -> None:
         self.ask = ask
         self.fd = fd
         self.model = model
