@@ -19,6 +19,8 @@ SCANT_BYTES, LEAST_BYTES = 5_000_000_000, 500_000_000
 """Free disk: a dozen kernels and their snapshots fit into the first, one into the second."""
 PARTS = {
     "kernels": "`cpumap-lab kernels prune` removes all but the newest of each series",
+    "builds": "may be deleted: `cpumap-lab kernels build` builds them again, which takes longer",
+    "sources": "may be deleted: they are fetched again",
     "snapshots": "`cpumap-lab snapshots prune` removes them; they are made again",
     "images": "may be deleted: they are packed again",
     "qemu": "old versions may be deleted: the newest is used",
