@@ -1,203 +1,33 @@
+"""Kernels resolved, cached and pruned."""
+
 from __future__ import annotations
 
 import json
 import lzma
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
 
 import harness.apt.mirrors
-from harness.apt import Package
-from harness.errors import CacheError, FetchFailed, KernelNotFound, UserError
-from harness.kernels import KernelImage, cached, plan_modules, prune, read_module, resolve
-from harness.kernels.bzimage import extract_elf, read_bzimage
+from harness.errors import CacheError, FetchFailed, KernelNotFound
+from harness.kernels import cached, plan_modules, prune, resolve
 from harness.kernels.cli import kernels as commands
-from harness.kernels.debian import builds_of, choose
-from harness.kernels.image import kernel_numbers
-from harness.kernels.spec import (
-    BuildSpec,
-    DebianSpec,
-    InstalledSpec,
-    KernelSpec,
-    PackageSpec,
-    PathSpec,
-    TreeSpec,
-    parse_spec,
-)
-from harness.kernels.vmlinux import has_pvh_entry
 from harness.landing import sha256_of
 from harness.tests.fakes import (
-    PACKERS,
     PVH,
     FakeApt,
     make_bzimage,
     make_elf,
     make_module,
-    note,
 )
 
-# Specs
-
-
-@pytest.mark.parametrize(
-    ("text", "spec"),
-    [
-        ("debian:6.1", DebianSpec("6.1", "cloud")),
-        (" debian:6.1\n", DebianSpec("6.1", "cloud")),
-        ("debian:7.3-rt", DebianSpec("7.3", "rt")),
-        ("debian:6.12.43-amd64", DebianSpec("6.12.43", "amd64")),
-        ("debian:7.3-rc7-rt", DebianSpec("7.3-rc7", "rt")),
-        (
-            "debian:6.1.0-56-cloud-amd64",
-            DebianSpec("", "cloud", "6.1.0-56-cloud-amd64"),
-        ),
-        ("debian:6.12.90+deb12.1-amd64", DebianSpec("", "amd64", "6.12.90+deb12.1-amd64")),
-        ("path:/x/bzImage", PathSpec(Path("/x/bzImage"))),
-        ("path:b,modules=/m", PathSpec(Path("b"), Path("/m"))),
-        ("deb:/a.deb,b.deb", PackageSpec("deb", (Path("/a.deb"), Path("b.deb")))),
-        ("rpm:/a.rpm", PackageSpec("rpm", (Path("/a.rpm"),))),
-        ("installed", InstalledSpec("")),
-        ("installed:6.8.0-48-generic", InstalledSpec("6.8.0-48-generic")),
-        ("tree:/usr/src/linux", TreeSpec(Path("/usr/src/linux"))),
-        ("build:linux", BuildSpec(Path("linux"))),
-        ("build:/a@b/linux@v6.1~3", BuildSpec(Path("/a@b/linux"), "v6.1~3")),
-        ("build:linux@net/main", BuildSpec(Path("linux"), "net/main")),
-    ],
-)
-def test_spec(text: str, spec: KernelSpec) -> None:
-    assert parse_spec(text) == spec
-    assert parse_spec(str(spec)) == spec
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "6.1", "debian:", "debian:six", "debian:6", "debian:6.1-cloudy", "debian:../x"),
-        *("path:", "path:b,modules=", "path:b,modules=c,modules=d", "fedora:40"),
-        *("deb:", "rpm:a.rpm,", "installed:", "installed:../x", "tree:", "tree"),
-        *("build:", "build:@HEAD", "build:linux@", "build:linux@--help"),
-    ],
-)
-def test_bad_spec(text: str) -> None:
-    with pytest.raises(KernelNotFound, match="no kernel spec") as caught:
-        parse_spec(text)
-    assert isinstance(caught.value, UserError)
-    assert "debian:6.1" in caught.value.remedy
-
-
-def test_home_is_expanded() -> None:
-    spec = parse_spec("path:~/bzImage,modules=~/m")
-    assert spec == PathSpec(Path.home() / "bzImage", Path.home() / "m")
-
-
-@pytest.mark.parametrize(
-    ("version", "numbers"),
-    [
-        ("6.1.192-2", (6, 1, 192)),
-        ("7.3~rc7-1~exp1", (7, 3, 0)),
-        ("6.1.0-56-cloud-amd64 (x) #1 SMP Debian 6.1.192-2 (2026-11-16)", (6, 1, 192)),
-        ("6.8.0-48-generic (x) #48-Ubuntu SMP", (6, 8, 0)),
-        ("7.4.0-rc1+ (me@here) #1", (7, 4, 0)),
-    ],
-)
-def test_numbers(version: str, numbers: tuple[int, int, int]) -> None:
-    assert kernel_numbers(version) == numbers
-
-
-def test_no_numbers() -> None:
-    with pytest.raises(ValueError, match="no kernel version"):
-        kernel_numbers("mainline")
-
-
-# Builds
-
-
-def package(name: str, version: str, depends: str = "", suite: str = "sid") -> Package:
-    return Package(name, version, (suite,), "0" * 64, 10, depends)
-
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MONOLITH = "6.1.0-56-cloud-amd64"
 SPLIT = "7.3.4+deb13-cloud-amd64"
-ALL = [
-    package("linux-image-6.1.0-9-cloud-amd64-unsigned", "6.1.90-1"),
-    package(f"linux-image-{MONOLITH}", "6.1.192-2"),
-    package(f"linux-image-{MONOLITH}-unsigned", "6.1.192-2"),
-    package("linux-image-6.1-cloud-amd64", "6.1.999-1", f"linux-image-{MONOLITH} (= 6.1.192-2)"),
-    package("linux-image-6.1.0-56-rt-amd64", "6.1.192-2"),
-    package("linux-image-7.3-cloud-amd64", "7.3~rc7-1~exp1", "linux-binary-7.3-cloud-amd64"),
-    package("linux-binary-7.3-cloud-amd64", "7.3~rc7-1~exp1"),
-    package("linux-modules-7.3-cloud-amd64", "7.3~rc7-1~exp1"),
-    package("linux-base-7.3-cloud-amd64", "7.3~rc7-1~exp1"),
-    package(f"linux-image-{SPLIT}", "7.3.4-1~bpo13+1", f"linux-binary-{SPLIT}"),
-    package(f"linux-binary-{SPLIT}", "7.3.4-1~bpo13+1"),
-    package(f"linux-modules-{SPLIT}", "7.3.4-1~bpo13+1"),
-    package(f"linux-base-{SPLIT}", "7.3.4-1~bpo13+1"),
-    package("linux-binary-7.1.2-cloud-amd64", "7.1.2-1"),
-    package("linux-image-7.1.2-cloud-amd64", "7.1.2-1", "linux-binary-7.1.2-cloud-amd64"),
-    package("linux-image-6.1.0-56-cloud-amd64-dbg", "6.1.192-2"),
-]
-
-
-def test_builds() -> None:
-    builds = builds_of(reversed(ALL))
-    assert [(build.version, build.flavour, build.complete) for build in builds] == [
-        ("6.1.90-1", "cloud", True),
-        ("6.1.192-2", "rt", True),
-        ("6.1.192-2", "cloud", True),
-        ("7.1.2-1", "cloud", False),
-        ("7.3~rc7-1~exp1", "cloud", True),
-        ("7.3.4-1~bpo13+1", "cloud", True),
-    ]
-    names = {build.release: [part.name for part in build.packages] for build in builds}
-    assert names[MONOLITH] == [f"linux-image-{MONOLITH}"]
-    assert names["6.1.0-9-cloud-amd64"] == ["linux-image-6.1.0-9-cloud-amd64-unsigned"]
-    assert names[SPLIT] == [f"linux-{part}-{SPLIT}" for part in ("binary", "modules", "base")]
-
-
-@pytest.mark.parametrize(
-    ("spec", "version"),
-    [
-        ("debian:6.1", "6.1.192-2"),
-        ("debian:6.1.90", "6.1.90-1"),
-        ("debian:6.1-rt", "6.1.192-2"),
-        ("debian:7.3", "7.3.4-1~bpo13+1"),
-        ("debian:7.3-rc7", "7.3~rc7-1~exp1"),
-        ("debian:7.3-cloud-amd64", "7.3~rc7-1~exp1"),
-        ("debian:6.1.0-9-cloud-amd64", "6.1.90-1"),
-    ],
-)
-def test_choice(spec: str, version: str) -> None:
-    parsed = parse_spec(spec)
-    assert isinstance(parsed, DebianSpec)
-    assert choose(parsed, builds_of(ALL)).version == version
-
-
-@pytest.mark.parametrize(
-    ("spec", "message", "remedy"),
-    [
-        (
-            "debian:6.1.100",
-            "has no kernel for debian:6.1.100",
-            "debian has 6.1.90 … 6.1.192; nearest: debian:6.1.90",
-        ),
-        ("debian:6.12", "has no kernel", "debian has 6.1, 7.3; nearest: debian:6.1"),
-        ("debian:7.1", "no longer its modules", "nearest: debian:7.3"),
-        ("debian:6.1.7-rt", "has no kernel", "debian has 6.1.192; nearest: debian:6.1.192-rt"),
-        ("debian:6.1-amd64", "has no kernel", "there is no amd64 kernel at all"),
-        ("debian:6.1.0-1-cloud-amd64", "has no kernel", "debian has 6.1.90 … 6.1.192"),
-    ],
-)
-def test_choice_of_nothing(spec: str, message: str, remedy: str) -> None:
-    parsed = parse_spec(spec)
-    assert isinstance(parsed, DebianSpec)
-    with pytest.raises(KernelNotFound, match=message) as caught:
-        choose(parsed, builds_of(ALL))
-    assert remedy in caught.value.remedy
-
-
-# bzImages
 
 
 @pytest.fixture
@@ -205,84 +35,6 @@ def bzimage(tmp_path: Path) -> Path:
     path = tmp_path / "bzImage"
     path.write_bytes(make_bzimage())
     return path
-
-
-@pytest.mark.parametrize("packer", PACKERS)
-def test_payload(tmp_path: Path, packer: str) -> None:
-    elf = make_elf({".text": bytes(range(256))}, PVH)
-    path = tmp_path / "bzImage"
-    path.write_bytes(make_bzimage(elf, packer=packer))
-    image = read_bzimage(path)
-    assert image.release == "6.1.0-1-cloud-amd64"
-    assert image.sha256 == sha256_of(path)
-    assert extract_elf(image) == elf
-
-
-def test_payload_of_another_size_is_not_trusted(tmp_path: Path) -> None:
-    path = tmp_path / "bzImage"
-    data = bytearray(make_bzimage(packer="xz"))
-    data[-17] ^= 1  # in the size that follows the payload
-    path.write_bytes(data)
-    assert extract_elf(read_bzimage(path)) is None
-
-
-def test_header_without_a_payload(tmp_path: Path) -> None:
-    path = tmp_path / "bzImage"
-    data = bytearray(make_bzimage())
-    data[0x206:0x208] = b"\x07\x02"  # boot protocol 2.07
-    path.write_bytes(data)
-    assert extract_elf(read_bzimage(path)) is None
-
-
-def test_damaged_payload(tmp_path: Path) -> None:
-    path = tmp_path / "bzImage"
-    data = bytearray(make_bzimage(packer="xz"))
-    data[2 * 512 + 32 + 20 : 2 * 512 + 32 + 40] = bytes(20)
-    path.write_bytes(data)
-    assert extract_elf(read_bzimage(path)) is None
-
-
-def test_unknown_packing(tmp_path: Path) -> None:
-    path = tmp_path / "bzImage"
-    data = make_bzimage()
-    path.write_bytes(data.replace(b"\x1f\x8b\x08", b"LZ?"))
-    assert extract_elf(read_bzimage(path)) is None
-
-
-@pytest.mark.parametrize(
-    ("elf", "has"),
-    [
-        (make_elf(notes=note("Linux", 257) + PVH), True),
-        (make_elf(notes=note("Xen", 17) + note("GNU", 18)), False),
-        (make_elf(), False),
-        (b"\x7fELF", False),
-    ],
-)
-def test_pvh_note(tmp_path: Path, elf: bytes, has: bool) -> None:
-    (tmp_path / "vmlinux").write_bytes(elf)
-    assert has_pvh_entry(tmp_path / "vmlinux") is has
-
-
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [
-        (b"", "an empty file"),
-        (make_elf(), "an ELF file"),
-        (b"\x1f\x8b" + bytes(600), "gzip"),
-        (b"!<arch>\n" + bytes(600), "an ar archive"),
-        (b"#!/bin/sh\n", "a script"),
-        (bytes(1024), "1024 bytes that begin with 00 00"),
-        (make_bzimage(banner="hello"), "no version string"),
-        (make_bzimage()[:-40], "cut off"),
-    ],
-)
-def test_no_kernel(tmp_path: Path, content: bytes, found: str) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(content)
-    with pytest.raises(KernelNotFound, match=found) as caught:
-        read_bzimage(path)
-    assert str(path) in caught.value.message
-    assert caught.value.remedy
 
 
 # Resolving
@@ -533,82 +285,6 @@ def test_config_of_a_later_build_is_not_taken(apt: FakeApt, tmp_path: Path) -> N
     (tmp_path / "linux/include/config").mkdir(parents=True)
     (tmp_path / "linux/include/config/kernel.release").write_text("6.2.0\n")
     assert resolve(f"path:{bzimage}").config is None
-
-
-# Modules
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> KernelImage:
-    directory = tmp_path / "modules"
-    (directory / "kernel/net").mkdir(parents=True)
-    (directory / "modules.builtin").write_text("kernel/drivers/virtio-pci.ko\n")
-    for name, depends in (
-        ("virtio_net", "net-failover,failover"),
-        ("net-failover", "failover"),
-        ("failover", ""),
-        ("broken-link", "gone,virtio_pci"),
-    ):
-        (directory / "kernel/net" / f"{name}.ko").write_bytes(make_module(depends))
-    (directory / "kernel/unread.ko").write_bytes(b"never opened")
-    return KernelImage(
-        "path:x", "6.1.0-1-cloud-amd64", "6.1.7", Path("x"), Path("x"), directory, None, "0"
-    )
-
-
-def test_dependencies_first(tree: KernelImage) -> None:
-    plan = plan_modules(tree, ["virtio-net", "virtio_net", "failover"])
-    names = [path.name for path in plan.files]
-    assert names == ["failover.ko", "net-failover.ko", "virtio_net.ko"]
-    assert (plan.builtin, plan.missing) == ((), ())
-
-
-def test_builtin_and_missing(tree: KernelImage) -> None:
-    plan = plan_modules(tree, ["virtio_pci", "none", "virtio-pci", "broken_link"])
-    assert [path.name for path in plan.files] == ["broken-link.ko"]
-    assert plan.builtin == ("virtio_pci", "virtio-pci")
-    assert plan.missing == ("none", "gone")
-
-
-def test_no_modules_at_all() -> None:
-    kernel = KernelImage("path:x", "6.1", "6.1", Path("x"), Path("x"), None, None, "0")
-    assert plan_modules(kernel, ["a", "a"]).missing == ("a",)
-
-
-@pytest.mark.parametrize(
-    ("suffix", "packer"), [("", ""), (".xz", "xz"), (".gz", "gzip"), (".zst", "zstd")]
-)
-def test_packed_modules(tree: KernelImage, suffix: str, packer: str) -> None:
-    assert tree.modules is not None
-    module = make_module("failover")
-    packed = PACKERS[packer](module) if packer else module
-    (tree.modules / f"kernel/packed.ko{suffix}").write_bytes(packed)
-    plan = plan_modules(tree, ["packed"])
-    assert [path.name for path in plan.files] == ["failover.ko", f"packed.ko{suffix}"]
-    assert read_module(plan.files[-1]) == module
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "complaint"),
-    [
-        ("m.ko", b"not ELF", "no kernel module"),
-        ("m.ko", make_elf(), r"no \.modinfo"),
-        ("m.ko.xz", lzma.compress(make_module())[:-20], "no kernel module"),
-        ("m.ko", make_module(vermagic="6.2.0 SMP "), "built for 6.2.0"),
-    ],
-)
-def test_bad_module(tree: KernelImage, name: str, content: bytes, complaint: str) -> None:
-    assert tree.modules is not None
-    (tree.modules / "kernel" / name).write_bytes(content)
-    with pytest.raises(KernelNotFound, match=complaint):
-        plan_modules(tree, ["m"])
-
-
-def test_versioned_module_of_another_release(tree: KernelImage) -> None:
-    assert tree.modules is not None
-    module = make_module(vermagic="6.1.0-2-cloud-amd64 SMP modversions ")
-    (tree.modules / "kernel/m.ko").write_bytes(module)
-    assert len(plan_modules(tree, ["m"]).files) == 1
 
 
 # Pruning and the commands
