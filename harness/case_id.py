@@ -20,6 +20,8 @@ def split_id(nodeid: str, specs: Iterable[str]) -> tuple[str, str | None]:
     for spec in sorted(specs, key=len, reverse=True):  # debian:7.3-rt before debian:7.3
         before, found, after = parameters.partition(f"-{spec}-")
         if found:
-            left = f"{before}-{after}".strip("-")
+            # a parameter may begin with a dash of its own: -1
+            others = before.removeprefix("-"), after.removesuffix("-")
+            left = "-".join(filter(None, others))
             return (f"{function}[{left}]" if left else function), spec
     return nodeid, None

@@ -14,6 +14,7 @@ from harness.errors import QemuFailed
 from harness.machine.snapshot import freeze
 from harness.paths import cache_dir
 from harness.report.story import Arrival, Ring, Story
+from harness.trace.latency import measure_waits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,10 +44,12 @@ def tell(
     evidence = steering.evidence if steering else None
     arrived = evidence.arrived if evidence else None
     rings = steering.cpumaps.rings if steering else {}
+    records = guest.tracer.trace().records if guest else ()
     return Story(
         record=record,
         books=books,
-        records=guest.tracer.trace().records if guest else (),
+        records=records,
+        waits=measure_waits(records, steering.circumstances) if steering and books else {},
         rings=[Ring(map_id, cpu, qsize) for (map_id, cpu), qsize in sorted(rings.items())],
         frames=steering.traffic.frames if steering else (),
         arrivals=[

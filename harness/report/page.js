@@ -610,15 +610,22 @@ function drawCpus() {
   const lines = DATA.books ? DATA.books.per_cpu : [];
   if (!lines.length) { $("cpus").hidden = true; return; }
   const socket = lines.some((line) => line.socket !== null);
+  const waits = DATA.waits || {}, waited = Object.keys(waits).length > 0, WAITS = ["p50", "p90", "p99", "max"];
+  const wait = (cpu, part) => make("td", { class: "n" }, waits[cpu] ? span(waits[cpu][part] * 1000) : "");
   const lost = (frames) => make("td", { class: frames ? "n lost" : "n" }, number(frames));
   const row = (line) => [
     make("td", {}, make("span", { class: "dot", style: { background: `var(${cpuHue(line.cpu)})` } }), `CPU ${line.cpu}`),
-    line.enqueued, lost(line.dropped), line.kthread, line.delivered, ...(socket ? [line.socket] : [])];
+    line.enqueued, lost(line.dropped), line.kthread, line.delivered, ...(socket ? [line.socket] : []),
+    ...(waited ? WAITS.map((part) => wait(line.cpu, part)) : [])];
   const total = (key) => lines.reduce((sum, line) => sum + (line[key] || 0), 0);
   $("cpus").querySelector(".scroll").append(table(
-    ["", "enqueued", "refused, ring full", "taken by kthread", "to the stack", ...(socket ? ["to the socket"] : [])],
+    ["", "enqueued", "refused, ring full", "taken by kthread", "to the stack", ...(socket ? ["to the socket"] : []),
+      ...(waited ? WAITS.map((part) => `waited ${part === "max" ? "at most" : part}`) : [])],
     lines.map(row),
-    ["all", total("enqueued"), lost(total("dropped")), total("kthread"), total("delivered"), ...(socket ? [total("socket")] : [])]));
+    ["all", total("enqueued"), lost(total("dropped")), total("kthread"), total("delivered"), ...(socket ? [total("socket")] : []),
+      ...(waited ? WAITS.map(() => make("td")) : [])]));
+  if (waited) $("cpus").append(make("p", { class: "hint" },
+    "How long frames waited in the rings, from the event of their enqueueing to that of the kthread that took them: a report, on which no verdict depends."));
 }
 
 function drawExpected() {

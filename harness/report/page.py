@@ -99,6 +99,7 @@ def tell(story: Story) -> dict[str, Any]:
         "record": story.record.to_json(),
         "picture": _tell_picture(story.books),
         "books": _tell_books(story.books),
+        "waits": {cpu: asdict(waits) for cpu, waits in story.waits.items()},
         "expectations": [asdict(each) for each in story.expectations],
         "rings": rings,
         "events": events,

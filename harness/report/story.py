@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from harness.report.record import RunRecord
     from harness.trace.books import Books
     from harness.trace.events import Record
+    from harness.trace.latency import Waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Story:
         record: what is told of it in short.
         books: its closed books; None when it ended before.
         records: its trace, in order of time.
+        waits: how long frames waited in rings, by CPU; no verdict depends on it.
         rings: of its entries.
         frames: what was injected, by frame number; perhaps only the first of them.
         arrivals: what of it reached the stack.
@@ -80,6 +82,7 @@ class Story:
     record: RunRecord
     books: Books | None = None
     records: Sequence[Record] = ()
+    waits: Mapping[int, Waits] = field(default_factory=dict)
     rings: Sequence[Ring] = ()
     frames: Sequence[bytes] = ()
     arrivals: Sequence[Arrival] = ()

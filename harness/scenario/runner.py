@@ -30,7 +30,6 @@ from harness.scenario.play import Play
 from harness.scenario.recipe import digest_files, tell_recipe
 from harness.scenario.results import FORMAT, keep_results, name_results
 from harness.scenario.schema import NEEDS
-from harness.trace.latency import measure_waits
 from harness.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -102,7 +101,6 @@ class _Found:
     files: dict[str, str] = field(default_factory=dict)
     argv: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
-    waits: dict[int, Any] = field(default_factory=dict)
     queues: dict[int, list[int]] = field(default_factory=dict)
 
     @property
@@ -229,7 +227,6 @@ def _steer(guest: Guest, scenario: Scenario, found: _Found, watch: Watch) -> lis
     steering = play.steering
     found.books = steering.close()
     found.notes += play.notes
-    found.waits = measure_waits(guest.tracer.trace().records, steering.circumstances)
     kthreads = _wait_kthreads(guest, scenario.expect.kthreads)
     sight = Sight(steering.sightings(), steering.arrivals(), steering.traffic.flows, len(kthreads))
     if any(scenario.taps):
@@ -296,7 +293,7 @@ def _keep(record: RunRecord, scenario: Scenario, found: _Found) -> RunRecord:
         "scenario": scenario.model_dump(exclude_none=True),
         "notes": found.notes,
         "rx_queues": found.queues,
-        "wait_us": {cpu: asdict(waits) for cpu, waits in found.waits.items()},
+        "wait_us": {cpu: asdict(waits) for cpu, waits in story.waits.items()},
     }
     files = make_files(story) | {
         "run.json": json.dumps(again, indent=1),

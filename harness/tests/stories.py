@@ -17,6 +17,7 @@ from harness.report.record import (
 from harness.report.story import Arrival, Expectation, Ring, Story
 from harness.tests.ledger_worlds import Plan, World
 from harness.trace.events import CpumapEnqueue, CpumapKthread
+from harness.trace.latency import measure_waits
 from harness.trace.ledger import close_books
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def world(*, console: str = "Linux version 7.3\n", dmesg: str = "", **plan: Any)
         record=make_record(books, dmesg=dmesg),
         books=books,
         records=evidence.trace.records,
+        waits=measure_waits(evidence.trace.records, known),
         rings=[Ring(cpumap.map_id, e.cpu, 64) for cpumap in known.cpumaps for e in cpumap.entries],
         frames=frames,
         arrivals=[

@@ -101,6 +101,8 @@ def test_what_the_command_line_chooses(tmp_path: Path) -> None:
         ("a.py::test[debian:7.3-rt-native]", "a.py::test[native]", RT),
         ("a.py::test[debian:7.3-native-8]", "a.py::test[native-8]", NEW),
         ("a.py::test[8-debian:7.3]", "a.py::test[8]", NEW),
+        ("a.py::test[debian:7.3--1-64]", "a.py::test[-1-64]", NEW),
+        ("a.py::test[8--1-debian:7.3]", "a.py::test[8--1]", NEW),
         ("a.py::test[8-debian:7.3-x]", "a.py::test[8-x]", NEW),
         ("a.py::test[debian:7.33]", "a.py::test[debian:7.33]", None),
         ("a.py::test[8]", "a.py::test[8]", None),

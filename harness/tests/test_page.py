@@ -159,6 +159,8 @@ def test_a_pass_in_a_browser(opened: Any) -> None:
     assert "steer & see" in browser.text("h1")
     assert "Nothing was lost" in browser.text("#sankey")
     assert "frames injected" in browser.text("#head")
+    assert "waited p50" in browser.text("#cpus")
+    assert re.search(r"\d (ns|µs|ms)", browser.text("#cpus"))
     assert browser.ask("document.querySelectorAll('section:not([hidden])').length") == 6
     assert browser.ask("document.documentElement.scrollWidth <= innerWidth")
     assert len(drawn(browser)) > 10_000
