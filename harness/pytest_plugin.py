@@ -17,7 +17,7 @@ import pytest
 
 from harness.case_id import split_id
 from harness.casework import Casework
-from harness.contract.claims import MARK, why_not
+from harness.contract.claims import KCONFIG, MARK, options_wanted, why_not
 from harness.coverage.counters import keep_counters, reset_counters
 from harness.errors import CacheError, LabError, UserError
 from harness.judge import Judgement, judge_error
@@ -122,7 +122,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line(
         "markers",
-        "kconfig(*options): this case takes a kernel built with these options, without CONFIG_",
+        f"{KCONFIG}(*options): this case takes a kernel built with these options, without CONFIG_",
     )
     try:
         Topology(cpus=config.getoption("--cpus"), append=config.getoption("--append"))
@@ -244,8 +244,7 @@ def lab(
     kernel = workshop.kernel(kernel_spec)
     if reason := why_not(request.node, kernel.numbers):
         pytest.skip(reason)
-    wanted = [option for mark in request.node.iter_markers("kconfig") for option in mark.args]
-    if absent := lacking(kernel, wanted):
+    if absent := lacking(kernel, options_wanted(request.node)):
         pytest.skip(f"no {', '.join(absent)} in {kernel.release}")
     with workshop.open(kernel_spec, topology) as guest:
         if request.config.getoption("--gcov"):

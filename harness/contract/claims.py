@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from harness.model.gates import Gate
 
 MARK = "proves"
+KCONFIG = "kconfig"
+"""The mark that names what a case's kernel must be built with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,11 @@ class Claim:
 def claims_of(item: pytest.Item) -> list[Claim]:
     """Return all that a case claims, in the order of its marks."""
     return [claim_of(mark) for mark in item.iter_markers(MARK)][::-1]
+
+
+def options_wanted(item: pytest.Item) -> list[str]:
+    """Return the options, without CONFIG_, that a case's kernel must be built with."""
+    return [name for mark in item.iter_markers(KCONFIG) for name in mark.args]
 
 
 def why_not(item: pytest.Item, kernel: tuple[int, ...]) -> str | None:

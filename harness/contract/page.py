@@ -42,6 +42,8 @@ def since(row: Row) -> str:
 
 def show_kernels(row: Row) -> str:
     """Return the kernels of a row in short."""
+    if row.options:
+        return f"built with {', '.join(row.options)}"
     if not row.known:
         return _some(row.kernels)
     return f"{_some(row.kernels)}; known issue: {_some(row.known)}"

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.contract.claims import Claim, claims_of, show
+from harness.contract.claims import Claim, claims_of, options_wanted, show
 from harness.contract.functions import FUNCTIONS
 from harness.errors import UserError
+from harness.kernels.kconfig import debug_names, own_fragments
 from harness.kernels.spec import DebianSpec, parse_spec
 from harness.known_issues import FILE as KNOWN_ISSUES
 from harness.known_issues import load_known_issues
@@ -19,7 +20,7 @@ from harness.matrix.plan import load_matrix
 from harness.paths import REPO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from harness.known_issues import KnownIssue
 
@@ -41,6 +42,7 @@ class Row:
         kernels: those of the matrix that do so.
         known: those that should, and are known not to (configs/known-issues.yaml).
         cases: node ids of the cases that prove it, without parameters.
+        options: what a kernel must be built with to prove it, if none of the matrix is.
     """
 
     function: str
@@ -50,6 +52,7 @@ class Row:
     kernels: tuple[str, ...]
     known: tuple[str, ...]
     cases: tuple[str, ...]
+    options: tuple[str, ...] = ()
 
 
 class _Collector:
@@ -82,12 +85,17 @@ def collect_cases() -> list[pytest.Item]:
     return collector.items
 
 
-def table_of(claims: Iterable[tuple[str, Claim]], issues: Sequence[KnownIssue] = ()) -> list[Row]:
+def table_of(
+    claims: Iterable[tuple[str, Claim]],
+    issues: Sequence[KnownIssue] = (),
+    options: Mapping[str, Sequence[str]] | None = None,
+) -> list[Row]:
     """Merge what cases claim into rows, in the order of the functions in cpumap.c.
 
     Args:
         claims: (case, claim) pairs.
         issues: what kernels are known to fail.
+        options: of debug kernels, which cases want; by case.
 
     Raises:
         UserError: two cases say the same of a function, but not of the same kernels.
@@ -102,7 +110,8 @@ def table_of(claims: Iterable[tuple[str, Claim]], issues: Sequence[KnownIssue] =
         told.add((claim.function, claim.behaviour))
     place = {name: number for number, name in enumerate(FUNCTIONS)}
     ordered = sorted(proofs, key=lambda claim: place[claim.function])
-    return [_row(claim, tuple(proofs[claim]), issues) for claim in ordered]
+    wanted = options or {}
+    return [_row(claim, tuple(proofs[claim]), issues, wanted) for claim in ordered]
 
 
 def read_contract() -> list[Row]:
@@ -111,10 +120,14 @@ def read_contract() -> list[Row]:
     Raises:
         UserError: a mark is wrong.
     """
-    claims = (
-        (item.nodeid.partition("[")[0], c) for item in collect_cases() for c in claims_of(item)
-    )
-    return table_of(claims, load_known_issues(KNOWN_ISSUES))
+    items = {item: item.nodeid.partition("[")[0] for item in collect_cases()}
+    claims = ((case, claim) for item, case in items.items() for claim in claims_of(item))
+    special = {name for part in own_fragments(tuple(debug_names()))[1:] for name in part.options}
+    options = {
+        case: [name for name in options_wanted(item) if name in special]
+        for item, case in items.items()
+    }
+    return table_of(claims, load_known_issues(KNOWN_ISSUES), options)
 
 
 @cache
@@ -135,10 +148,19 @@ def _numbers(spec: DebianSpec) -> tuple[int, ...]:
     return numbers if len(numbers) > 2 else (*numbers, NEWEST_STABLE)
 
 
-def _row(claim: Claim, cases: tuple[str, ...], issues: Sequence[KnownIssue]) -> Row:
+def _row(
+    claim: Claim,
+    cases: tuple[str, ...],
+    issues: Sequence[KnownIssue],
+    wanted: Mapping[str, Sequence[str]],
+) -> Row:
     since = max((gate.since for gate in claim.opening), default=OLDEST)
     until = min((gate.since for gate in claim.closing), default=None)
     due = {name: numbers for name, numbers in matrix_kernels().items() if claim.holds(numbers)}
+    options: tuple[str, ...] = ()
+    if all(wanted.get(case) for case in cases):
+        options = tuple(dict.fromkeys(name for case in cases for name in wanted[case]))
+        due = {}
     known = tuple(
         name
         for name, numbers in due.items()
@@ -152,4 +174,5 @@ def _row(claim: Claim, cases: tuple[str, ...], issues: Sequence[KnownIssue]) -> 
         tuple(name for name in due if name not in known),
         known,
         cases,
+        options,
     )

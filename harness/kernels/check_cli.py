@@ -12,11 +12,9 @@ from harness.kernels.store import resolve
 from harness.progress import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from harness.kernels.image import KernelImage
-
-MARK = "kconfig"
 
 
 @click.command("check")
@@ -32,14 +30,12 @@ def check_command(specs: tuple[str, ...]) -> None:
       cpumap-lab kernels check debian:6.12
       cpumap-lab kernels check tree:$HOME/linux path:arch/x86/boot/bzImage
     """  # noqa: D301
-    from harness.contract.table import collect_cases  # noqa: PLC0415 - takes a second
+    from harness.contract.claims import options_wanted  # noqa: PLC0415 - pytest takes a second
+    from harness.contract.table import collect_cases  # noqa: PLC0415
 
     with shown() as progress:
         images = [resolve(spec, progress=progress) for spec in specs]
-    wanted = [
-        tuple(name for mark in item.iter_markers(MARK) for name in mark.args)
-        for item in collect_cases()
-    ]
+    wanted = [options_wanted(item) for item in collect_cases()]
     for image in images:
         click.echo(f"{image.spec} ({image.release})")
         for line in findings(image, wanted):
@@ -47,7 +43,7 @@ def check_command(specs: tuple[str, ...]) -> None:
     click.get_current_context().exit(int(any(unfit(image) for image in images)))
 
 
-def findings(kernel: KernelImage, wanted: Iterable[tuple[str, ...]]) -> list[str]:
+def findings(kernel: KernelImage, wanted: Iterable[Sequence[str]]) -> list[str]:
     """Return what a kernel lacks, a line for each thing.
 
     Args:

@@ -117,7 +117,7 @@ def told() -> list[dict[str, Any]]:
 
 def test_every_row_has_a_case_and_a_kernel(told: list[dict[str, Any]]) -> None:
     for row in told:
-        assert row["kernels"] or row["known"], row
+        assert row["kernels"] or row["known"] or row["options"], row
         assert row["cases"]
         for case in row["cases"]:
             path, _, name = case.partition("::")
@@ -155,3 +155,12 @@ def test_people_get_a_table() -> None:
 def test_one_form_at_a_time() -> None:
     result = CliRunner().invoke(cli.cpumap_lab, ["contract", "--json", "--markdown"])
     assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_what_only_debug_kernels_prove_is_claimed_of_no_other() -> None:
+    claim = Claim("cpu_map_alloc", "without memory it is ENOMEM")
+    (row,) = table_of([("a", claim), ("b", claim)], options={"a": ["FAILSLAB"], "b": ["FAILSLAB"]})
+    assert (row.kernels, row.options) == ((), ("FAILSLAB",))
+    assert show_kernels(row) == "built with FAILSLAB"
+    (row,) = table_of([("a", claim), ("b", claim)], options={"a": ["FAILSLAB"]})
+    assert (row.kernels, row.options) == (tuple(matrix_kernels()), ())
