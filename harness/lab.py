@@ -114,7 +114,8 @@ class Lab:
             raise KernelNotFound(
                 f"no guest comes up on {spec} ({kernel.release}), which was built without "
                 f"{', '.join(faults)}",
-                remedy="build it with them: configs/kconfig/minimal.config has all",
+                remedy="build it with them (configs/kconfig/minimal.config has all), or give its "
+                "modules: deb: and rpm: take several packages, path: takes modules=DIR",
             )
         agent, objects = built("agent"), built_objects()
         initramfs = build_initramfs(kernel, agent=agent, objects=objects, modules=MODULES)
@@ -123,7 +124,8 @@ class Lab:
             raise KernelNotFound(
                 f"{spec} ({kernel.release}) has no {', '.join(lacking)}: neither built in nor as "
                 f"modules in {kernel.modules}",
-                remedy="build them in, or install the kernel's modules there",
+                remedy="build them in, or give all of the kernel's modules: deb: and rpm: take "
+                "several packages, path: takes modules=DIR",
             )
         accel = replace(self.accel, pace=self.accel.pace * slowdown(kernel))
         return Recipe(self.qemu, accel, kernel, initramfs, topology)

@@ -15,6 +15,7 @@ from harness.landing import cache_errors, sha256_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from harness.apt import Progress
     from harness.kernels.spec import PackageSpec
 
 OURS = ("amd64", "x86_64", "all", "noarch")
@@ -22,8 +23,12 @@ OURS = ("amd64", "x86_64", "all", "noarch")
 _AGAIN = "download or build the package again"
 
 
-def resolve_packages(given: PackageSpec) -> KernelImage:
+def resolve_packages(given: PackageSpec, progress: Progress | None = None) -> KernelImage:
     """Return the kernel in some package files.
+
+    Args:
+        given: the files.
+        progress: told if they have to be unpacked.
 
     Raises:
         KernelNotFound: a file is missing, no package, damaged, or for another machine; or what
@@ -31,7 +36,13 @@ def resolve_packages(given: PackageSpec) -> KernelImage:
         CacheError: the cache cannot be written.
     """
     spec = given.absolute()
-    directory = land("packages", packages_digest(spec), lambda part: _fill(part, spec))
+
+    def fill(part: Path) -> None:
+        if progress:
+            progress(f"unpacking {', '.join(file.name for file in spec.files)}", 0, 0)
+        _fill(part, spec)
+
+    directory = land("packages", packages_digest(spec), fill)
     with cache_errors(str(directory)):
         directory.touch()  # `prune` keeps the last used
     return load(directory, str(spec))

@@ -132,5 +132,5 @@ def _directory_of(spec: PackageSpec | BuildSpec | FileSpec) -> str:
         return packages_digest(spec)
     if isinstance(spec, BuildSpec):
         here = recall_build(spec)
-        return here.boot.parent.name if here else ""
+        return "" if here is None else here.vmlinuz.parent.name if spec.commit else here.sha256
     return read_kernel(locate(spec).image).sha256

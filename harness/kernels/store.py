@@ -60,7 +60,7 @@ def resolve(
     if isinstance(parsed, BuildSpec):
         kernel = resolve_build(parsed, progress)
     elif not isinstance(parsed, DebianSpec):
-        kernel = _resolve_own(parsed)
+        kernel = _resolve_own(parsed, progress)
     elif pin is None:
         return fetch_newest(parsed, refresh=refresh, progress=progress)
     else:
@@ -86,8 +86,10 @@ def remembered(spec: str | KernelSpec, pin: Pin | None = None) -> KernelImage | 
     return _checked(parsed, kernel, pin) if kernel else None
 
 
-def _resolve_own(spec: PackageSpec | FileSpec) -> KernelImage:
-    return resolve_packages(spec) if isinstance(spec, PackageSpec) else resolve_file(spec)
+def _resolve_own(spec: PackageSpec | FileSpec, progress: Progress | None = None) -> KernelImage:
+    if isinstance(spec, PackageSpec):
+        return resolve_packages(spec, progress)
+    return resolve_file(spec)
 
 
 def _checked(spec: KernelSpec, kernel: KernelImage, pin: Pin | None) -> KernelImage:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAGIC = b"\x7fELF"
 XEN_ELFNOTE_PHYS32_ENTRY = "18"
 """As pyelftools gives a note type that it has no name for."""
+_COMPILER = re.compile(r"^(\S+ \([^)]*\)) \(.*\) (#.*)$")
 _AGAIN = "build or copy it again"
 _BANNER = re.compile(rb"Linux version (\d+\.\d+[^\0\n]+)\n")
 
@@ -33,7 +34,7 @@ class Vmlinux:
     """What we know of an ELF kernel.
 
     Attributes:
-        banner: as in `BzImage`, with the compiler's version between builder and `uname -v`.
+        banner: as in `BzImage`.
         sha256: of the whole file, in hexadecimal.
     """
 
@@ -75,7 +76,8 @@ def read_vmlinux(path: Path) -> Vmlinux:
                 remedy="give the vmlinux at the top of the build, or arch/x86/boot/bzImage",
             )
         # From 6.1 on a weak copy without date and number stays in the file (init/version.c).
-        banner = max(banners, key=len).decode(errors="replace")
+        # The compiler, between builder and `uname -v`, is not in a bzImage's: it has versions, too.
+        banner = _COMPILER.sub(r"\1 \2", max(banners, key=len).decode(errors="replace"))
         if (machine, bits) != ("x64", 64):
             raise KernelNotFound(
                 f"{path} is a kernel for {machine} of {bits} bits, and guests are x86-64",

@@ -203,9 +203,11 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
 
 def test_vmlinux(tmp_path: Path) -> None:
     path = tmp_path / "vmlinux"
-    path.write_bytes(make_vmlinux("6.1.0-1 (me@here) (gcc 12) #1 SMP Debian 6.1.7-1 (2026)"))
+    tools = "gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0, GNU ld (GNU Binutils for Debian) 2.40"
+    path.write_bytes(make_vmlinux(f"6.1.0-1 (me@here) ({tools}) #1 SMP Debian 6.1.7-1 (2026)"))
     kernel = resolve(f"path:{path}")
     assert (kernel.boot, kernel.vmlinuz, kernel.modules) == (path, path, None)
+    assert kernel.version == "6.1.0-1 (me@here) #1 SMP Debian 6.1.7-1 (2026)"
     assert (kernel.release, kernel.numbers) == ("6.1.0-1", (6, 1, 7))
     assert kernel.sha256 == sha256_of(path)
     assert cached() == [], "there is nothing to unpack"
