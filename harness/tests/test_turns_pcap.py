@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,10 @@ from harness.traffic.pcap import find_shape, read_capture
 from harness.traffic.turns import Pace, take_turns
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from scapy.packet import Packet
 
 MAC = bytes.fromhex("525400637000")
 UDP4 = Ether() / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(sport=5, dport=6) / bytes(range(30))
@@ -57,15 +61,19 @@ def test_each_flow_has_its_rate() -> None:
     assert turns.rests == ()
 
 
-@pytest.mark.parametrize("suffix", ["pcap", "pcapng"])
-def test_frames_that_can_be_numbered_are(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"x.{suffix}"
-    mixed = [each for pair in zip(BAD, [*GOOD, *GOOD], strict=False) for each in pair]
-    if suffix == "pcap":
-        wrpcap(str(path), mixed)
+def write(path: Path, frames: Sequence[Packet]) -> Path:
+    if path.suffix == ".pcap":
+        wrpcap(str(path), frames)
     else:
         with PcapNgWriter(str(path)) as writer:
-            writer.write(mixed)
+            writer.write(frames)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["pcap", "pcapng"])
+def test_frames_that_can_be_numbered_are(tmp_path: Path, suffix: str) -> None:
+    mixed = [each for pair in zip(BAD, [*GOOD, *GOOD], strict=False) for each in pair]
+    path = write(tmp_path / f"x.{suffix}", mixed)
     capture = read_capture(path, most=100, mac=MAC)
     assert (capture.frames, capture.left_out) == (8, 8)
     frames = build_frames([capture], first=7)
@@ -111,6 +119,22 @@ def test_what_is_no_capture(tmp_path: Path) -> None:
     wrpcap(str(path), [IP() / UDP() / bytes(30)], linktype=101)
     with pytest.raises(UserError, match="something else than Ethernet"):
         read_capture(path, most=9, mac=MAC)
+
+
+@pytest.mark.parametrize("suffix", ["pcap", "pcapng"])
+def test_a_capture_that_is_cut_off_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"cut.{suffix}", [UDP4] * 3)
+    whole = path.read_bytes()
+    assert read_capture(path, most=9, mac=MAC).frames == 3
+    # a block of pcapng ends with its length
+    record = len(UDP4) + 16 if suffix == "pcap" else int.from_bytes(whole[-4:], sys.byteorder)
+    for cut in (1, 2, 5, 20, record - 17, record - 5, record - 1):
+        path.write_bytes(whole[:-cut])
+        with pytest.raises(UserError, match=r"is cut off: .* its record \d+ ends at byte"):
+            read_capture(path, most=9, mac=MAC)
+        assert read_capture(path, most=2, mac=MAC).frames == 2  # it is read no further
+    path.write_bytes(whole[:-record])
+    assert read_capture(path, most=9, mac=MAC).frames == 2
 
 
 def test_frames_that_were_cut_short_are_left_out(tmp_path: Path) -> None:

@@ -29,6 +29,14 @@ IPV4, IPV6 = 0x0800, 0x86DD
 TCP, UDP = 6, 17
 LEAST_BYTES = 14 + 20 + 8 + TAG.size
 """Of a frame with a number: Ethernet, IPv4, UDP."""
+PCAP_ORDERS = {
+    bytes.fromhex(magic): order
+    for magic, order in (("d4c3b2a1", "<"), ("4d3cb2a1", "<"), ("a1b2c3d4", ">"), ("a1b23c4d", ">"))
+}
+"""Byte order by the magic of a pcap file (pcap-savefile(5)), with times in µs and in ns."""
+SECTION = bytes.fromhex("0a0d0d0a")
+"""What a pcapng file and each of its sections begins with; blocks say their own length."""
+PCAP_HEADER, RECORD_HEADER = 24, 16
 CHECK_AT = {TCP: 16, UDP: 6}
 L4_BYTES = {TCP: 20, UDP: 8}
 
@@ -171,8 +179,46 @@ def _read(path: Path) -> Iterator[tuple[bytes, bool]]:
                     raise UserError(f"{path} is a capture of something else than Ethernet")
                 length = getattr(meta, "wirelen", None) or len(frame)
                 yield frame, length == len(frame)
+        _check_end(path)
     except (Scapy_Exception, EOFError, struct.error, OSError) as error:
+        if not isinstance(error, OSError):
+            _check_end(path)
         raise UserError(f"{path} is no capture that can be read: {error}") from None
+
+
+def _check_end(path: Path) -> None:
+    """See that a capture ends where one of its records does; who reads it takes any end for one.
+
+    A packed one is not looked at: its packing has an end of its own.
+
+    Raises:
+        UserError: it is cut off.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        begin = file.read(PCAP_HEADER)
+        order = PCAP_ORDERS.get(begin[:4])
+        at, frames = (PCAP_HEADER if order else 0), 0
+        if order is None and begin[:4] != SECTION:
+            return
+        while at < size:
+            file.seek(at)
+            head = file.read(RECORD_HEADER)
+            if begin[:4] == SECTION:
+                if head[:4] == SECTION:
+                    order = "<" if head[8:9] == b"\x4d" else ">"
+                length = struct.unpack_from(f"{order}I", head, 4)[0] if len(head) >= 12 else 12
+                at += max(length, 12)
+                frames += head[:4] != SECTION
+            else:
+                taken = struct.unpack_from(f"{order}I", head, 8)[0] if len(head) == 16 else 0
+                at += RECORD_HEADER + taken
+                frames += 1
+    if at != size:
+        raise UserError(
+            f"{path} is cut off: it has {size} bytes, and its record {frames} ends at byte {at}",
+            remedy="capture it again, or let its whole records be copied, as `editcap` does",
+        )
 
 
 def _link_type(reader: Any, meta: Any) -> int:
