@@ -180,6 +180,7 @@ def test_show(locked: FakeApt, tmp_path: Path) -> None:
     output = run("show", "debian:6.1")
     assert f"release   {MONOLITH}" in output
     assert "boots     the ELF kernel, by its PVH note: " in output
+    assert "lacks     CONFIG_SMP (several CPUs)\n" in output
     assert f"packages  linux-image-{MONOLITH} 6.1.192-2 sha256 " in output
     bzimage = tmp_path / "bzImage"
     bzimage.write_bytes(make_bzimage(make_elf()))
