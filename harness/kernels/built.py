@@ -55,6 +55,7 @@ def resolve_build(given: BuildSpec, progress: Progress | None = None) -> KernelI
         with locked(clone):
             if progress:
                 progress(f"checking out {commit[:12]} of {spec.directory.name}", 0, 0)
+            (clone / ".git/index.lock").unlink(missing_ok=True)  # of one that was killed
             _git(clone, "checkout", "--quiet", "--force", "--detach", commit)
             built = build_kernel(clone, fragments, output_of(clone, fragments), progress=progress)
             shutil.copyfile(built.image, part / "vmlinuz")

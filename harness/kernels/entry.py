@@ -69,7 +69,6 @@ def gather(part: Path, parcels: Iterable[Parcel]) -> BzImage:
             of another one.
         FetchFailed: a package is damaged.
     """
-    kernels: dict[str, Path] = {}
     homes: dict[str, Path] = {}
     names = []
     for file, unpack in parcels:
@@ -88,9 +87,8 @@ def gather(part: Path, parcels: Iterable[Parcel]) -> BzImage:
             return None
 
         unpack(file, part, place)
-        for vmlinuz in (part / "found").glob("*/*/vmlinuz"):
-            if not vmlinuz.is_symlink():
-                kernels.setdefault(vmlinuz.parent.name, vmlinuz)
+    found = (path for path in part.glob("found/*/*/vmlinuz") if not path.is_symlink())
+    kernels = {vmlinuz.parent.name: vmlinuz for vmlinuz in found}
     return _sort(part, kernels, homes, ", ".join(names))
 
 

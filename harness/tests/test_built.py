@@ -74,12 +74,14 @@ def test_tree_as_it_stands(tree: Path, builds: list[str]) -> None:
     assert builds == ["two", "three"]
 
 
-def test_commits(tree: Path, builds: list[str]) -> None:
+def test_commits(tree: Path, builds: list[str], tmp_path: Path) -> None:
     told: list[str] = []
     before = [git(tree, "status", "--porcelain=v2", "--branch"), git(tree, "worktree", "list")]
     (tree / SOURCE).write_text("not committed")
     assert remembered(f"build:{tree}@v7.3-one") is None
     one = resolve(f"build:{tree}@v7.3-one", progress=lambda what, *_: told.append(what))
+    (clone,) = (tmp_path / "cache/builds").glob("linux-*/.git")
+    (clone / "index.lock").touch()  # as a checkout that is killed leaves it
     two = resolve(f"build:{tree}@net/main")
     assert builds == ["one", "two"]
     assert one.sha256 != two.sha256
