@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.report.overview import Cell, render_overview
+from harness.report.overview import INCOMPLETE, Cell, render_overview
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from harness.matrix.results import Result
     from harness.report.record import KernelRecord
-
-INCOMPLETE = "This is not all: the run was ended before every case had its turn."
 
 
 def write_page(

@@ -46,6 +46,7 @@ BAD = (Verdict.CRASH, Verdict.FAIL, Verdict.INVALID)
 MAX_TOLD = 50
 """Runs whose reasons are told on the overview itself."""
 MAX_REASON = 4000
+INCOMPLETE = "This is not all: the run was ended before every case had its turn."
 NO_KERNEL = "no kernel"
 """The column of what takes none."""
 

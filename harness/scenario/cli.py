@@ -16,7 +16,7 @@ from harness.machine.topology import MAX_CPUS
 from harness.phases import Phases
 from harness.report.junit import write_junit
 from harness.report.ktap import write_ktap
-from harness.report.overview import cell_of, render_overview
+from harness.report.overview import INCOMPLETE, cell_of, render_overview
 from harness.scenario.again import differences, read_run
 from harness.scenario.json_schema import make_json_schema
 from harness.scenario.load import is_scenario, load_scenarios
@@ -114,6 +114,7 @@ def run(
       125  otherwise: no verdict on a kernel (invalid), or nothing to test in it (skip)
     """  # noqa: D301
     outcomes: list[Outcome] = []
+    complete = False
     try:
         overrides: dict[str, object] = {"cpus": cpus} if cpus else {}
         if kernels:
@@ -121,6 +122,7 @@ def run(
         scenarios = [append_to(each, append) for _, each in load_all(files, overrides)]
         snapshots = not no_snapshot
         _run_all(scenarios, outcomes, artifacts, lock, snapshots=snapshots, quiet=as_json)
+        complete = True
     finally:  # a report of what was run, even if the rest was not
         records = [each.record for each in outcomes]
         if as_json:
@@ -128,7 +130,9 @@ def run(
         if html:
             place = Path(html.name).resolve().parent
             known = {record.kernel.spec: record.kernel for record in records}
-            html.write(render_overview(map(cell_of, records), place, known.values()))
+            notes = [] if complete else [INCOMPLETE]
+            cells = map(cell_of, records)
+            html.write(render_overview(cells, place, known.values(), notes=notes))
         if junit:
             junit.write(write_junit(records))
         if ktap:

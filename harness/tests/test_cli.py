@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from harness import cli, lab
 from harness.errors import KernelNotFound, QemuFailed
+from harness.report.overview import INCOMPLETE
 from harness.report.record import CpuRecord, KernelRecord, QemuRecord, RunRecord
 from harness.scenario import runner
 from harness.scenario.cli import summarize, worst_status
@@ -145,6 +146,7 @@ def test_reports_for_ci(ran: list[Any], tmp_path: Path, last: str, status: int) 
         "not ok 1 quickstart",
     ]
     assert f"<title>{len(ends) + 1} runs: 1 pass, 1 fail" in page.read_text()
+    assert (INCOMPLETE in page.read_text()) == (last == "interrupt")
     cases = list(ElementTree.parse(junit).iter("testcase"))
     assert [case.get("name") for case in cases] == [spec for _, spec in ran][: len(ends) + 1]
 

@@ -22,10 +22,10 @@ from harness import cli
 from harness.case_id import split_id
 from harness.errors import UserError
 from harness.matrix.grid import show_grid, summarize
-from harness.matrix.page import INCOMPLETE
 from harness.matrix.plan import FILE, Matrix, Row, load_matrix
 from harness.matrix.results import Collector, worst
 from harness.matrix.results import Result as Ended
+from harness.report.overview import INCOMPLETE
 from harness.tests.fake_cases import CONFTEST
 from harness.verdict import Verdict
 

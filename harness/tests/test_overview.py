@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.matrix.page import INCOMPLETE, write_page
+from harness.matrix.page import write_page
 from harness.matrix.results import Result
 from harness.report import bundle as packing
 from harness.report import page
 from harness.report.bundle import bundle
-from harness.report.overview import Cell, cell_of, render_overview
+from harness.report.overview import INCOMPLETE, Cell, cell_of, render_overview
 from harness.report.record import PAGE, KernelRecord
 from harness.tests.browser import Browser
 from harness.tests.stories import OOPS, busy, world

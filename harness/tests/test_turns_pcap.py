@@ -122,7 +122,9 @@ def test_what_is_no_capture(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["pcap", "pcapng"])
-def test_a_capture_that_is_cut_off_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_a_capture_that_is_cut_off_is_refused(
+    tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = write(tmp_path / f"cut.{suffix}", [UDP4] * 3)
     whole = path.read_bytes()
     assert read_capture(path, most=9, mac=MAC).frames == 3
@@ -135,6 +137,7 @@ def test_a_capture_that_is_cut_off_is_refused(tmp_path: Path, suffix: str) -> No
         assert read_capture(path, most=2, mac=MAC).frames == 2  # it is read no further
     path.write_bytes(whole[:-record])
     assert read_capture(path, most=9, mac=MAC).frames == 2
+    assert capfd.readouterr().err == ""
 
 
 def test_frames_that_were_cut_short_are_left_out(tmp_path: Path) -> None:

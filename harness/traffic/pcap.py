@@ -10,6 +10,7 @@ Times are not heeded.
 
 from __future__ import annotations
 
+import logging
 import struct
 import zlib
 from dataclasses import dataclass
@@ -172,6 +173,7 @@ def _read(path: Path) -> Iterator[tuple[bytes, bool]]:
     from scapy.error import Scapy_Exception  # noqa: PLC0415
     from scapy.utils import RawPcapReader  # noqa: PLC0415
 
+    logging.getLogger("scapy").setLevel(logging.ERROR)  # what it warns of is told, or left out
     try:
         with RawPcapReader(str(path)) as reader:
             for frame, meta in reader:
