@@ -23,6 +23,14 @@ COMMANDS = {
         "harness.scenario.cli",
         "Print the JSON Schema of scenarios, for editors that complete and check keys.",
     ),
+    "bisect": (
+        "harness.bisect.cli",
+        "Find the kernel package, or the commit, that changed how SUBJECT ends.",
+    ),
+    "bisect-step": (
+        "harness.bisect.step",
+        "Build the kernel tree that this is run in, boot it, and judge it by SUBJECT.",
+    ),
     "kernels": (
         "harness.kernels.cli",
         "List, fetch, build, show, lock and prune the kernels to test.",
@@ -64,7 +72,8 @@ class Commands(click.Group):
         """Return a command; None if there is none of this name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -109,6 +118,7 @@ def cpumap_lab() -> None:
       cpumap-lab run configs/quickstart.yaml --kernel debian:6.1 --json
       cpumap-lab check configs
       cpumap-lab matrix
+      cpumap-lab bisect mine.yaml --good debian:6.12 --bad debian:7.3
       cpumap-lab kernels list
       cpumap-lab kernels fetch debian:6.12 debian:7.3-rt
       cpumap-lab snapshots prune

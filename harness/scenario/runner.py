@@ -72,6 +72,7 @@ class Outcome:
         not_kept: why its results could not be kept; "" when they were.
         notes: what else the reader has to know.
         recipe: what the run was made from, as run.json has it.
+        error: what ended it before it was carried through, if anything did.
     """
 
     record: RunRecord
@@ -80,6 +81,7 @@ class Outcome:
     not_kept: str = ""
     notes: tuple[str, ...] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    error: LabError | None = None
 
 
 @dataclass(slots=True)
@@ -102,6 +104,7 @@ class _Found:
     argv: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     queues: dict[int, list[int]] = field(default_factory=dict)
+    error: LabError | None = None
 
     @property
     def splats(self) -> list[Splat]:
@@ -140,6 +143,7 @@ def _run(lab: Lab, scenario: Scenario, spec: str, found: _Found, watch: Watch) -
     try:
         judgement = _carry_through(lab, scenario, spec, found, watch)
     except LabError as error:
+        found.error = error
         judgement = judge_error(error, found.splats)
     record = RunRecord(
         name=scenario.name,
@@ -158,13 +162,13 @@ def _run(lab: Lab, scenario: Scenario, spec: str, found: _Found, watch: Watch) -
         record = _keep(record, scenario, found)
     except CacheError as error:  # a full disk takes no verdict away
         not_kept = str(error)
-    books, more = found.books, {"notes": tuple(found.notes), "recipe": _record_recipe(found)}
-    if books is None:
-        return Outcome(record, not_kept=not_kept, **more)  # type: ignore[arg-type]
-    socket = {row.cpu: row.socket for row in books.per_cpu if row.socket is not None}
-    imbalances = tuple(str(imbalance) for imbalance in books.imbalances)
-    socket_counts = None if books.socket is None else socket
-    return Outcome(record, imbalances, socket_counts, not_kept, **more)  # type: ignore[arg-type]
+    books, imbalances, socket = found.books, tuple[str, ...](), None
+    if books is not None:
+        imbalances = tuple(str(imbalance) for imbalance in books.imbalances)
+        if books.socket is not None:
+            socket = {row.cpu: row.socket for row in books.per_cpu if row.socket is not None}
+    recipe, notes = _record_recipe(found), tuple(found.notes)
+    return Outcome(record, imbalances, socket, not_kept, notes, recipe, found.error)
 
 
 def _carry_through(
@@ -209,6 +213,7 @@ def _carry_through(
             found.dmesg, found.console = guest.dmesg(), guest.machine.console.text()
             judgement = judge([found.books] if found.books else [], found.splats, failures)
         except LabError as error:
+            found.error = error
             _hear_last_words(guest, error, found)
             judgement = judge_error(error, found.splats)
         if judgement.verdict in (Verdict.FAIL, Verdict.CRASH):

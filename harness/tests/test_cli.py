@@ -266,7 +266,7 @@ def test_every_command_has_help(path: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_the_list_of_commands_says_what_they_say(name: str) -> None:
     module, told = cli.COMMANDS[name]
-    command = getattr(importlib.import_module(module), name)
+    command = getattr(importlib.import_module(module), name.replace("-", "_"))
     assert command.name == name
     assert command.get_short_help_str(limit=200) == told
     assert f" {name} {told}" in " ".join(call("--help").stdout.split())

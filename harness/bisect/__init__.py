@@ -1,0 +1,1 @@
+"""Which build, or which commit, brought a change in behaviour."""
