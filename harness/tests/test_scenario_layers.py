@@ -80,6 +80,11 @@ def test_what_cannot_be_extended(tmp_path: Path, mine: str, base: str, fault: st
         assert "never ends" in faults[0]
 
 
+def test_a_fault_is_one_line_whatever_it_quotes(tmp_path: Path) -> None:
+    (fault,) = told(write(tmp_path, mine=GOOD + 'extends: "a\\nb\\e[1m"\n'))
+    assert fault.endswith(r"/a\nb\x1b[1m")
+
+
 def test_a_base_that_is_no_yaml_is_told_by_its_name(tmp_path: Path) -> None:
     (fault,) = told(write(tmp_path, mine="extends: base.yaml\n", base="a: [\n"))
     assert fault.startswith("base.yaml:2:1: no YAML")
