@@ -19,6 +19,10 @@ COMMANDS = {
     "matrix": ("harness.matrix.cli", "Run the cases on many kernels and print a grid."),
     "rerun": ("harness.scenario.cli", "Repeat a run, and say what has changed since."),
     "diff": ("harness.scenario.cli", "Compare two runs, and say what was not the same."),
+    "shell": (
+        "harness.shell.cli",
+        "Give a prompt in a guest: a fresh one, or one as a failed run left it.",
+    ),
     "schema": (
         "harness.scenario.cli",
         "Print the JSON Schema of scenarios, for editors that complete and check keys.",
@@ -117,6 +121,7 @@ def cpumap_lab() -> None:
       cpumap-lab run configs/quickstart.yaml
       cpumap-lab run configs/quickstart.yaml --kernel debian:6.1 --json
       cpumap-lab check configs
+      cpumap-lab shell --failed RESULTS
       cpumap-lab matrix
       cpumap-lab bisect mine.yaml --good debian:6.12 --bad debian:7.3
       cpumap-lab kernels list

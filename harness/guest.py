@@ -16,6 +16,7 @@ from harness.agent.syscalls import Buffer, Syscalls
 from harness.agent.tracer import Rings, Tracer, start_tracing
 from harness.errors import GuestError
 from harness.machine.clock import check_clock, read_clock
+from harness.machine.command import SSH_GUEST
 from harness.machine.splats import Splat, find_splats
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def prepare(machine: Machine) -> dict[str, Any]:
     nics = range(machine.recipe.topology.nics)
     indices = {"lo": bring_up(calls, "lo", "127.0.0.1")}
     indices |= {interface_name(nic): bring_up_nic(calls, nic) for nic in nics}
+    if machine.recipe.topology.ssh:
+        bring_up(calls, interface_name(len(nics)), SSH_GUEST)
     for path in OBJECTS:
         # libbpf tries out once what a kernel can do; this costs more than all loads that follow
         maps, programs = load_object(calls, path, {})

@@ -65,6 +65,12 @@ class Phases:
             self.begin(phase)
         self.advance(done, total)
 
+    def tell(self, what: str) -> None:
+        """Tell something that stays; the phase is over."""
+        self.end()
+        with self._lock:
+            self._write(f"{what}\n")
+
     def end(self) -> None:
         """End the phase: until the next one, the stream is left alone."""
         with self._lock:

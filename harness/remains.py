@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import QemuFailed
+from harness.machine.command import hardware
 from harness.machine.snapshot import freeze
 from harness.paths import cache_dir
 from harness.report.story import Arrival, Ring, Story
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from harness.report.story import Expectation
     from harness.steering import Steering
     from harness.trace.books import Books
+
+STATE, ABOUT = "guest.state.gz", "guest.json"
+"""What is kept of a guest: its state, and what it ran on."""
+FORMAT = 1
+"""Of `ABOUT`; `harness.frozen` refuses a newer one."""
 
 
 def tell(
@@ -73,25 +79,35 @@ def frozen_room() -> Iterator[Path]:
         yield Path(room)
 
 
-def freeze_guest(guest: Guest, room: Path) -> dict[str, Path]:
+def freeze_guest(guest: Guest, room: Path, *, go_on: bool = False) -> dict[str, Path]:
     """Freeze a guest at the moment of judgement; its QEMU may have gone already.
+
+    Args:
+        guest: the guest.
+        room: where its files are made.
+        go_on: let it run on afterwards.
 
     Returns:
         What to keep, by name: the guest and what is needed to run it on; nothing if it has gone.
     """
-    state, about = room / "guest.state.gz", room / "guest.json"
+    state, about = room / STATE, room / ABOUT
     try:
         freeze(guest.machine, state)
     except QemuFailed:
         return {}
+    finally:
+        if go_on:
+            with contextlib.suppress(QemuFailed):  # it has gone: whoever asks it next tells
+                guest.machine.qmp("cont")
     recipe = guest.machine.recipe
     said = {
+        "format": FORMAT,
         "kernel": recipe.kernel.spec,
         "sha256": recipe.kernel.sha256,
         "topology": asdict(recipe.topology),
         "qemu": ".".join(map(str, recipe.qemu.version)),
         "accelerator": recipe.accel.name,
-        "recipe": recipe.digest(),
+        "hardware": hardware(recipe.topology, recipe.accel.cpu),
     }
     about.write_text(json.dumps(said, indent=1))
     return {state.name: state, about.name: about}

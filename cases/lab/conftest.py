@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-SHARED = ("kernels", "qemu", "accel", "apt")
+SHARED = ("kernels", "qemu", "accel", "apt", "toolbox")
 """What a cache of one's own takes from the common one: it is slow to come by, and not damaged."""
 
 

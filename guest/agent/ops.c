@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -305,6 +306,7 @@ static void become(const char *what, const struct args *argv)
 	if (!strcmp(what, "pause"))
 		for (;;)
 			pause();
+	signal(SIGPIPE, SIG_DFL); /* what is ignored stays so across execve(2) */
 	char *list[64] = { 0 };
 	for (uint32_t i = 0; i < argv->count && i < 63; i++)
 		list[i] = strndup(argv->item[i].via.str.ptr, argv->item[i].via.str.size);

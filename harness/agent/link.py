@@ -23,6 +23,7 @@ from harness.errors import AgentLost, GuestError, UserError
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Collection, Sequence
 
 HEADER = struct.Struct("<III")
 MAGIC = 0x4C4D5043
@@ -128,6 +129,28 @@ class Link:
         """
         self._pull(0, ticket.op)
         return (ticket.task, ticket.seq) in self._answers
+
+    def watch(self, tickets: Collection[Ticket], files: Sequence[int] = ()) -> list[int]:
+        """Wait a while for any of several answers, or for files of the host's to become readable.
+
+        Requests that stay unanswered are sent again: for whoever waits without a deadline.
+
+        Returns:
+            Those of the files that can be read.
+
+        Raises:
+            AgentLost: the link is closed.
+        """
+        waiting = [each for each in tickets if (each.task, each.seq) not in self._answers]
+        is_answered = len(waiting) < len(tickets)
+        own = self._sock.fileno()
+        ready = select.select([own, *files], [], [], 0 if is_answered else RESEND_S)[0]
+        if own in ready:
+            self._pull(0, waiting[0].op if waiting else "an answer")
+        elif not ready and not is_answered:
+            for each in waiting:
+                self._push(each.frame, time.monotonic() + self._deadline_s, each.op)
+        return [file for file in ready if file != own]
 
     def _push(self, data: bytes, deadline: float, op: str) -> None:
         view = memoryview(data)

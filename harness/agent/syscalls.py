@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # arch/x86/entry/syscalls/syscall_64.tbl
 NR = {
+    "read": 0,
+    "write": 1,
     "close": 3,
     "mmap": 9,
     "ioctl": 16,
@@ -26,11 +28,17 @@ NR = {
     "setsockopt": 54,
     "wait4": 61,
     "kill": 62,
+    "rename": 82,
+    "mkdir": 83,
     "unlink": 87,
+    "symlink": 88,
     "readlink": 89,
+    "chmod": 90,
     "syslog": 103,
     "capset": 126,
+    "mknod": 133,
     "sched_setscheduler": 144,
+    "mount": 165,
     "sched_setaffinity": 203,
     "clock_getres": 229,
     "getdents64": 217,

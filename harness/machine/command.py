@@ -22,6 +22,9 @@ KERNEL_ARGS = (
     # nor need the kernel try its ciphers, still at it when the first cases run
     " cryptomgr.notests=1"
 )
+SSH_NET, SSH_GUEST = "192.168.76.0/24", "192.168.76.15"
+"""The user network of a guest with a NIC for SSH, and its address there."""
+SSH_MAC = "52:54:00:63:71:00"
 TSC_HZ = 3_000_000_000
 """About the rate of the time stamp counter (the host's own); too high only lengthens delays."""
 
@@ -69,6 +72,8 @@ def hardware(topology: Topology, cpu: str) -> list[str]:
         # an interrupt for each receive and each send queue, one for changes and one for control
         features += f",mq=on,vectors={2 * nic.taps + 2}" if nic.taps > 1 else ""
         args += ["-device", f"virtio-net-pci,netdev=n{number},mac={nic.mac},romfile=,{features}"]
+    if topology.ssh:
+        args += ["-device", f"virtio-net-pci,netdev=ssh,mac={SSH_MAC},romfile="]
     return args
 
 
@@ -101,6 +106,10 @@ def backends(topology: Topology, wiring: Wiring, *, share_ram: bool) -> list[str
     args += ["-chardev", f"socket,id=qmp,fd={wiring.qmp}", "-mon", "chardev=qmp,mode=control"]
     for number, (nic, fds) in enumerate(zip(topology.devices, wiring.nics, strict=True)):
         args += ["-netdev", _netdev(f"id=n{number}", nic, fds)]
+    if topology.ssh:
+        # nothing goes out, and in only what is forwarded; port 0 is one that is free
+        forward = f"hostfwd=tcp:127.0.0.1:0-{SSH_GUEST}:22"
+        args += ["-netdev", f"user,id=ssh,ipv6=off,net={SSH_NET},restrict=on,{forward}"]
     return args
 
 

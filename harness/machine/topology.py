@@ -36,6 +36,7 @@ class Topology:
         append: added to the kernel command line, last.
         taps: queues of the tap behind each NIC, in order; those left out, or with 0, are on a
             dgram back-end, of one queue.
+        ssh: a NIC more, behind the others, for an sshd (`harness.sshd`).
     """
 
     cpus: int = 4
@@ -45,6 +46,7 @@ class Topology:
     nodes: int = 1
     mrg_rxbuf: bool = True
     taps: tuple[int, ...] = ()
+    ssh: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.cpus <= MAX_CPUS:

@@ -310,7 +310,7 @@ def _run_all(
                 lock.pin(spec)
     with Phases(sys.stderr) as phases:
         lab = Lab(snapshots=snapshots, say=phases.begin, progress=phases.fetch, lock=lock)
-        watch = Watch(phases.begin, phases.advance)
+        watch = Watch(phases.begin, phases.advance, phases.fetch, phases.tell)
         jobs = [(each, spec) for each in scenarios for spec in each.kernel]
         for number, (scenario, spec) in enumerate(jobs):
             outcome = run_scenario(lab, scenario, spec, watch, root=artifacts)

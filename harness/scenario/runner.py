@@ -55,10 +55,14 @@ class Watch:
     Attributes:
         say: told what begins now, in a few words.
         advance: told how much of it is done, and of how much.
+        fetch: told how a download gets on.
+        tell: told what the reader has to know at once.
     """
 
     say: Callable[[str], None] = lambda _: None
     advance: Callable[[int, int], None] = lambda _done, _total: None
+    fetch: Callable[[str, int, int], None] = lambda _what, _done, _total: None
+    tell: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +201,7 @@ def _carry_through(
         append=scenario.append,
         nodes=scenario.nodes,
         taps=scenario.taps,
+        ssh=scenario.ssh,
     )
     watch.say(f"booting {found.kernel.release}")
     try:
@@ -209,6 +214,8 @@ def _carry_through(
         found.initramfs = guest.machine.recipe.initramfs.digest
         found.argv = tuple(guest.machine.argv)
         try:
+            if scenario.ssh:
+                _open_door(guest, watch)
             failures = _steer(guest, scenario, found, watch)
             found.dmesg, found.console = guest.dmesg(), guest.machine.console.text()
             judgement = judge([found.books] if found.books else [], found.splats, failures)
@@ -216,10 +223,18 @@ def _carry_through(
             found.error = error
             _hear_last_words(guest, error, found)
             judgement = judge_error(error, found.splats)
-        if judgement.verdict in (Verdict.FAIL, Verdict.CRASH):
+        if judgement.verdict in (Verdict.FAIL, Verdict.CRASH) and not found.frozen:
             watch.say("freezing the guest as it is")
             found.frozen = freeze_guest(guest, found.room)
     return judgement
+
+
+def _open_door(guest: Guest, watch: Watch) -> None:
+    """Let people log in to a guest while it runs, and say how."""
+    from harness.sshd import open_door  # noqa: PLC0415 - paramiko takes a while to import
+
+    watch.say("starting the guest's sshd")
+    watch.tell(f"log in: {open_door(guest.machine, progress=watch.fetch).line}")
 
 
 def _steer(guest: Guest, scenario: Scenario, found: _Found, watch: Watch) -> list[str]:
@@ -237,6 +252,9 @@ def _steer(guest: Guest, scenario: Scenario, found: _Found, watch: Watch) -> lis
     if any(scenario.taps):
         found.queues = find_queues(sight)
     failures = [*play.failures, *find_failures(scenario.expect, found.books, sight)]
+    if judge([found.books], [], failures).verdict is Verdict.FAIL:
+        watch.say("freezing the guest as it is")  # while it still has the maps
+        found.frozen = freeze_guest(guest, found.room, go_on=True)
     watch.say("waiting for the kthreads to end")
     steering.dismantle()
     if not play.rewrites and (damaged := steering.damaged()):

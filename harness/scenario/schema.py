@@ -79,6 +79,9 @@ class Scenario(Model):
     nics: Annotated[tuple[Nic, ...], Field(min_length=1, max_length=MAX_NICS)] = Field(
         default=(Nic(),), description="the NICs of the guest"
     )
+    ssh: bool = Field(
+        default=False, description="the guest has an sshd, to log in while the scenario runs"
+    )
     seed: int = Field(default=0, ge=0, le=MAX_SEED, description="of all that is drawn by lot")
     steer: Steer = Field(default=Steer(), description="how frames are spread over CPUs")
     entries: tuple[Entry, ...] = Field(max_length=MAX_CPUS * 8, description="the cpumaps' entries")

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.machine.command import KERNEL_ARGS, TSC_HZ, Wiring, backends, escape, hardware, kernel
+from harness.machine.command import (
+    KERNEL_ARGS,
+    SSH_MAC,
+    TSC_HZ,
+    Wiring,
+    backends,
+    escape,
+    hardware,
+    kernel,
+)
 from harness.machine.topology import Topology
 
 WIRING = Wiring(
@@ -49,6 +58,17 @@ def test_each_nic_is_a_device_and_a_back_end() -> None:
         "dgram,id=n0,local.type=fd,local.str=12",
         "dgram,id=n1,local.type=fd,local.str=13",
     ]
+
+
+def test_a_nic_for_ssh_comes_behind_the_others_and_changes_nothing_else() -> None:
+    plain, ssh = Topology(nics=2), Topology(nics=2, ssh=True)
+    before, args = hardware(plain, "qemu64"), hardware(ssh, "qemu64")
+    assert args[: len(before)] == before
+    assert args[len(before) :] == ["-device", f"virtio-net-pci,netdev=ssh,mac={SSH_MAC},romfile="]
+    before, args = (backends(each, WIRING, share_ram=False) for each in (plain, ssh))
+    assert args[: len(before)] == before
+    (netdev,) = following(args[len(before) :], "-netdev")
+    assert {"restrict=on", "hostfwd=tcp:127.0.0.1:0-192.168.76.15:22"} < set(netdev.split(","))
 
 
 def test_nodes_share_cpus_and_memory() -> None:

@@ -137,7 +137,7 @@ def freezer(monkeypatch: pytest.MonkeyPatch) -> list[Guest]:
     """Freezes guests; those that were frozen."""
     frozen: list[Guest] = []
 
-    def freeze(guest: Guest, room: Path) -> dict[str, Path]:
+    def freeze(guest: Guest, room: Path, *, go_on: bool = False) -> dict[str, Path]:
         assert guest.closed < guest.opened
         frozen.append(guest)
         (room / "state").write_bytes(b"ram")
