@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import AgentLost, KernelNotFound, LabError, ToolMissing
+from harness.errors import AgentLost, KernelNotFound, LabError, ToolMissing, UserError
 from harness.kernels.own import build_of
 from harness.landing import write_atomically
 
@@ -86,9 +86,16 @@ def merge(counters: Sequence[Path], notes: Path, into: Path) -> Path:
         The sum's file.
 
     Raises:
+        UserError: some are of another build of the kernel.
         ToolMissing: there is no gcov-tool.
-        LabError: gcov-tool refuses them; they are of another build, say.
+        LabError: gcov-tool refuses them.
     """
+    stamp = _stamp(notes)
+    if other := next((file for file in counters if _stamp(file) != stamp), None):
+        raise UserError(
+            f"{other} was counted by another build of the kernel than that of {notes}",
+            remedy="give --counters a directory of its own for each build",
+        )
     total = into / OBJECT.with_suffix(".gcda").name
     shutil.copy(notes, into / notes.name)
     shutil.copy(counters[0], total)
@@ -104,6 +111,11 @@ def merge(counters: Sequence[Path], notes: Path, into: Path) -> Path:
             run_tool("gcov-tool", "merge", "-o", str(summed), str(given), str(more))
             shutil.move(summed / total.name, total)
     return total
+
+
+def _stamp(file: Path) -> bytes:
+    """Return what a compilation marks its notes and counters with (gcc/gcov-io.h)."""
+    return file.read_bytes()[8:12]
 
 
 def run_tool(*argv: str, cwd: Path | None = None) -> bytes:

@@ -104,15 +104,18 @@ def test_what_lcov_is_told(build: Path, tmp_path: Path) -> None:
 
 
 def test_counters_of_another_build_are_refused(build: Path, tmp_path: Path) -> None:
-    good = run(build, tmp_path)
-    (tmp_path / "bad.gcda").write_bytes(b"no counters")
-    (tmp_path / "summed").mkdir()
-    with pytest.raises(LabError, match="gcov-tool"):
-        merge(
-            [good, tmp_path / "bad.gcda"],
-            build / "kernel/bpf/cpumap.gcno",
-            tmp_path / "summed",
-        )
+    good, bad = run(build, tmp_path), tmp_path / "bad.gcda"
+    notes = build / "kernel/bpf/cpumap.gcno"
+    content = good.read_bytes()
+    for damage, message in (
+        (content[:8] + b"????" + content[12:], r"bad\.gcda was counted by another build"),
+        (content[:4] + b"????" + content[8:], "gcov-tool"),
+    ):
+        bad.write_bytes(damage)
+        summed = tmp_path / message[:8]
+        summed.mkdir()
+        with pytest.raises(LabError, match=message):
+            merge([good, bad], notes, summed)
 
 
 def test_missing_tools_are_named(
