@@ -46,9 +46,6 @@ class Bench:
         new_shows: the newer end has the failure; False when a fix is looked for.
         risk: the chance that a verdict may be wrong; None: a single run decides.
         tell: told each run of a kernel that takes several.
-
-    Attributes:
-        runs: how many were made, those of the journal not counted.
     """
 
     def __init__(
@@ -68,7 +65,6 @@ class Bench:
         self._kernels: dict[str, _Kernel] = {}
         self._ends: tuple[_Kernel, ...] = ()
         self._with = self._without = Tally()
-        self.runs = 0
 
     def judge_ends(self, old: str, new: str, prepare: Callable[[str], None]) -> list[Finding]:
         """Judge both ends; several runs of each teach how often the failure shows itself.
@@ -123,7 +119,6 @@ class Bench:
         yield from self._journal.runs_of(name)
         while True:
             sight = self._ask(name)
-            self.runs += 1
             self._journal.note(name, sight)
             yield sight
 

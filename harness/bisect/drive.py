@@ -139,7 +139,7 @@ def bisect_packages(
 
     def tell(candidate: Candidate, finding: Finding, left: int) -> None:
         request.phases.end()
-        show_finding(candidate.version, finding, request.terms, f"{left} more steps at most")
+        show_finding(candidate.version, finding, request.terms, f"at most {left} to go")
 
     prefetch = Prefetch()
     with journal:

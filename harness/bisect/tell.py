@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -85,7 +86,8 @@ def show_answer(name: str, answer: Answer, terms: dict[Mark, str], runs: Path) -
     invert = " --invert" if terms is TERMS[True] else ""
     ends = (new, old) if invert else (old, new)
     tags = [f"v{each.upstream}" for each in ends]
-    click.echo(f"  cpumap-lab bisect {name} --tree DIR --good {tags[0]} --bad {tags[1]}{invert}")
+    asked = f"{shlex.quote(name)} --tree DIR --good {tags[0]} --bad {tags[1]}"
+    click.echo(f"  cpumap-lab bisect {asked}{invert}")
 
 
 def show_difference(old: Sight, new: Sight, runs: Path) -> None:
@@ -127,7 +129,8 @@ def compare_sights(old: Sight, new: Sight, runs: Path) -> tuple[tuple[str, str],
         Row("verdict", "verdict", old.verdict, new.verdict),
         Row("reasons", "reason", old.why or "none", new.why or "none"),
     ]
-    return (str(old.artifacts or "first run"), str(new.artifacts or "second run")), rows
+    kept = "of which nothing is kept"
+    return (str(old.artifacts or f"a run {kept}"), str(new.artifacts or f"a run {kept}")), rows
 
 
 def show_traced(commits: Range, traced: Traced, terms: dict[Mark, str]) -> None:
