@@ -1,0 +1,61 @@
+"""A bisection among the kernels that are here: since 6.15 segments of a TCP flow are merged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from harness import cli
+from harness.errors import UserError
+from harness.kernels import remembered
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENDS = ("debian:6.12", "debian:6.16")
+SCENARIO = """\
+name: unmerged
+cpus: 4
+socket: false
+entries: [{cpu: 2, qsize: 192}]
+traffic: [{frames: 20, protocol: tcp, size: 200}]
+timeline:
+  - {at: 0, do: hold, cpu: 2}
+  - {after: offered, do: release, cpu: 2}
+expect: {delivered: {2: 20}, skbs: 20}
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> str:
+    for spec in ENDS:
+        if remembered(spec) is None:
+            raise UserError(f"{spec} is not fetched", remedy=f"`cpumap-lab kernels fetch {spec}`")
+    path = tmp_path / "unmerged.yaml"
+    path.write_text(SCENARIO)
+    return str(path)
+
+
+def bisect(scenario: str, good: str, bad: str) -> Any:
+    arguments = ["bisect", scenario, "--good", good, "--bad", bad, "--cached"]
+    return CliRunner().invoke(cli.cpumap_lab, arguments)
+
+
+def test_both_ends_are_run_and_compared(scenario: str) -> None:
+    ended = bisect(scenario, *ENDS)
+    assert ended.exit_code == 0, ended.output
+    assert "first bad: 6.16" in ended.output
+    assert "releases between: 6.13, 6.14, 6.15, 6.16" in ended.output
+    assert "skbs  no complaint  expected 20 packets, found 1" in ended.output
+    again = bisect(scenario, *ENDS)
+    assert "runs of it count" in again.output
+    assert again.exit_code == 0
+
+
+def test_an_end_on_the_wrong_side_is_refused(scenario: str) -> None:
+    ended = bisect(scenario, "debian:6.16", "debian:6.17")
+    assert ended.exit_code == 2
+    assert "is on the wrong side: it was to be without the failure and shows it" in ended.output
+    assert "seen: fail: skbs: expected 20 packets, found 1" in ended.output
