@@ -180,6 +180,15 @@ def test_two_producers_at_once(lab: Casework, mode: str) -> None:
     assert lab.close().delivered == 6000
 
 
+@pytest.mark.proves("bq_flush_to_queue", "producers at one ring lose no frame to each other")
+def test_producers_lose_no_frame_to_each_other(lab: Casework) -> None:
+    run = lab.steer(3, entries={3: 16384}, socket=False)
+    for _ in range(3):
+        lab.live(3000, cpu=lab.cpus, batch=256)
+        assert run.wait_rest()
+    assert lab.close().delivered == 3 * 3000 * len(lab.cpus)
+
+
 @pytest.mark.proves("cpu_map_bpf_prog_run", "what it sets up for the program it takes down again")
 def test_a_kthread_with_a_program_on_the_cpu_that_receives(lab: Casework) -> None:
     run = lab.steer((1, 2), entries={2: 16384}, socket=False)
