@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from harness.trace.events import Record
 
 SEQUENCE = 1
+INT64_MAX = (1 << 63) - 1
 ON_THE_TRACK = ("cpu", "ts", "act", "producer", "kthread_cpu")
 """Fields that a track or a name tells already."""
 
@@ -124,10 +125,12 @@ class _Writer:
         event.name = _name(record)
         event.categories.append("cpumap")
         for name, value in _tell_fields(record):
-            if isinstance(value, int):
+            if not isinstance(value, int):
+                event.debug_annotations.add(name=name, string_value=str(value))
+            elif value <= INT64_MAX:
                 event.debug_annotations.add(name=name, int_value=value)
             else:
-                event.debug_annotations.add(name=name, string_value=str(value))
+                event.debug_annotations.add(name=name, pointer_value=value)
 
     def _counter(self, ts: int, track: int, value: int) -> None:
         self._event(ts, track, self._types.TYPE_COUNTER).counter_value = value

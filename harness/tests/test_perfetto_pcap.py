@@ -101,6 +101,14 @@ def test_an_untyped_event_keeps_its_words() -> None:
     assert (note.name, note.string_value) == ("prev_comm", "cpumap/1/map:5")
 
 
+def test_an_address_of_the_kernels_keeps_its_64_bits() -> None:
+    address = 0xFFFF888003A5C000
+    records = [Event("netif_receive_skb", 1, 9, {"skbaddr": address})]
+    _, (packet,) = parse(Story(record=make_record(None), records=records))
+    (note,) = packet.track_event.debug_annotations
+    assert (note.name, note.pointer_value) == ("skbaddr", address)
+
+
 def read(pcap: bytes) -> list[tuple[int, bytes]]:
     reader: Any = RawPcapReader(io.BytesIO(pcap))  # type: ignore[arg-type]
     assert reader.linktype == 1
