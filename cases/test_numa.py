@@ -86,8 +86,7 @@ def test_a_kthread_lies_on_the_node_of_its_cpu(lab: Casework, node: int) -> None
     for cpumap in maps:
         cpumap.set(cpu, 1)
     taken = [was - free_kib(lab, n) for n, was in enumerate(before)]
-    assert taken[node] > KTHREADS * STACK_KIB
-    assert taken[1 - node] < KTHREADS * STACK_KIB / 4
+    assert taken[node] - taken[1 - node] > KTHREADS * STACK_KIB / 2  # others allocate, too
     for cpumap in maps:
         cpumap.close()
     assert lab.wait_kthreads(0) == []
