@@ -79,7 +79,9 @@ class Scenarios:
     @property
     def content(self) -> str:
         """The scenarios as they were expanded."""
-        told = [each.model_dump(exclude={"kernel"}, mode="json") for each in self.topics]
+        # Without what is left to its default: a key that the schema gains changes no question
+        how: dict[str, Any] = {"exclude": {"kernel"}, "exclude_defaults": True, "mode": "json"}
+        told = [each.model_dump(**how) for each in self.topics]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def ask(self, spec: str, root: Path) -> Sight:
