@@ -11,7 +11,7 @@ import pytest
 
 from harness.errors import AgentLost, GuestError, LabError, UserError
 from harness.hold import Hold
-from harness.judge import Judgement, judge, judge_error
+from harness.judge import Judgement, judge, judge_error, tell_hang
 from harness.model.control import Entry
 from harness.model.datapath import Queue
 from harness.model.facts import Facts
@@ -166,8 +166,13 @@ class Casework:
 
     def wait_for(self, met: Callable[[], bool]) -> None:
         """Wait until a condition is met, or the case's patience is over: assert it afterwards."""
-        deadline = time.monotonic() + GONE_S * self.guest.machine.recipe.accel.pace
-        while not met() and time.monotonic() < deadline:
+        machine = self.guest.machine
+        limit = GONE_S * machine.recipe.accel.pace
+        deadline = time.monotonic() + limit
+        while not met():
+            if time.monotonic() >= deadline:
+                machine.examine(f"what the case waited for did not come within {limit:.0f} s")
+                return
             time.sleep(POLL_S)
 
     def kthreads(self) -> list[str]:
@@ -208,13 +213,15 @@ class Casework:
                 if not left and (left := self.wait_left([])):
                     failures.append(f"what nobody holds is still there: {', '.join(left)}")
             books = [self.books] if self.books and not failed else []
-            return judge(books, self.guest.splats(), failures)
+            judgement = judge(books, self.guest.splats(), failures)
+            return tell_hang(judgement, self.guest.machine.hang)
         except LabError as error:
             return self.explain(error)
 
     def explain(self, error: LabError) -> Judgement:
         """Return the verdict on a case that an error of the lab's ended."""
-        return judge_error(error, last_words(self.guest))
+        self.guest.look_into(error)
+        return tell_hang(judge_error(error, last_words(self.guest)), self.guest.machine.hang)
 
 
 def last_words(guest: Guest) -> list[Splat]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.machine.hang.findings import Hang
+
 
 class LabError(Exception):
     """Base of all errors that cpumap-lab raises on purpose.
@@ -9,18 +14,22 @@ class LabError(Exception):
     Args:
         message: what was tried and what was seen, in one or two sentences.
         remedy: what the reader can do about it.
+        hang: why the guest kept the lab waiting, if that is what went wrong.
     """
 
     exit_status = 125
     """Exit status of a command that ends with this error (see `harness.verdict`)."""
 
-    def __init__(self, message: str, *, remedy: str = "") -> None:
+    def __init__(self, message: str, *, remedy: str = "", hang: Hang | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.remedy = remedy
+        self.hang = hang
 
     def __str__(self) -> str:
-        return f"{self.message}\n  remedy: {self.remedy}" if self.remedy else self.message
+        hang = f"\n  {self.hang.summary}" if self.hang else ""
+        remedy = f"\n  remedy: {self.remedy}" if self.remedy else ""
+        return f"{self.message}{hang}{remedy}"
 
 
 class UserError(LabError):
@@ -57,6 +66,10 @@ class QemuFailed(LabError):
     """QEMU did not start, died, or refused a command."""
 
 
+class QemuSilent(QemuFailed):
+    """QEMU runs and does not answer its monitor."""
+
+
 class ClockOff(LabError):
     """The guest's clock does not keep the host's time."""
 
@@ -71,9 +84,16 @@ class BootFailed(LabError):
     """
 
     def __init__(
-        self, message: str, *, phase: str, console: str, crashed: bool = False, remedy: str = ""
+        self,
+        message: str,
+        *,
+        phase: str,
+        console: str,
+        crashed: bool = False,
+        remedy: str = "",
+        hang: Hang | None = None,
     ) -> None:
-        super().__init__(message, remedy=remedy)
+        super().__init__(message, remedy=remedy, hang=hang)
         self.phase = phase
         self.console = console
         self.crashed = crashed
@@ -97,6 +117,10 @@ class GuestError(LabError):
 
 class TrafficError(LabError):
     """Frames could not be injected in full."""
+
+
+class TrafficStalled(TrafficError):
+    """The guest stopped taking frames."""
 
 
 class TraceError(LabError):

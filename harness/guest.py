@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 from harness.agent.bpf import load_object
 from harness.agent.netlink import move_to_netns
 from harness.agent.syscalls import Buffer, Syscalls
+from harness.agent.threads import own_threads
 from harness.agent.tracer import Rings, Tracer, start_tracing
-from harness.errors import GuestError
+from harness.errors import GuestError, LabError, TrafficStalled
 from harness.machine.clock import check_clock, read_clock
 from harness.machine.command import SSH_GUEST
 from harness.machine.splats import Splat, find_splats
@@ -35,7 +36,6 @@ SIOCGIFINDEX, SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCSIFADDR = 0x8933, 0x8913, 0x8914, 
 IFF_UP = 1
 SYSLOG_READ_ALL, SYSLOG_SIZE = 3, 10
 AF_INET, SOCK_DGRAM = 2, 2
-AT_FDCWD, O_DIRECTORY = -100, 0o200000
 CLOCK_MONOTONIC_COARSE = 6
 SIGKILL = 9
 AT_FDCWD, O_CLOEXEC, CLONE_NEWNET = -100, 0o2000000, 0x40000000
@@ -230,20 +230,8 @@ class Guest:
         self.write(f"/sys/class/net/{interface_name(nic)}/mtu", str(mtu))
 
     def own_threads(self) -> list[int]:
-        """Return the thread ids of the agent (getdents64(2) of /proc/self/task)."""
-        calls, path = self.calls, b"/proc/self/task\0"
-        directory = calls.must("openat", AT_FDCWD, path, O_DIRECTORY, why="/proc/self/task").value
-        entries = Buffer(4096, returned=True)
-        size = calls.must("getdents64", directory, entries, len(entries.content)).value
-        calls.must("close", directory)
-        tids, at = [], 0
-        while at < size:
-            (length,) = struct.unpack_from("<H", entries.content, at + 16)
-            name = entries.content[at + 19 : at + length].partition(b"\0")[0]
-            if name.isdigit():
-                tids.append(int(name))
-            at += length
-        return tids
+        """Return the thread ids of the agent."""
+        return own_threads(self.calls)
 
     def dmesg(self) -> str:
         """Return the kernel's message buffer (syslog(2))."""
@@ -251,6 +239,15 @@ class Guest:
         text = Buffer(size, returned=True)
         length = self.calls.must("syslog", SYSLOG_READ_ALL, text, size).value
         return text.content[:length].decode("utf-8", "replace")
+
+    def stalled(self, what: str) -> TrafficStalled:
+        """Return the error for frames that were waited for in vain, with the reason."""
+        return TrafficStalled(what, hang=self.machine.examine(what))
+
+    def look_into(self, error: LabError) -> None:
+        """Find out why the guest takes no frames, if that is the error."""
+        if isinstance(error, TrafficStalled) and error.hang is None:
+            error.hang = self.machine.examine(error.message)
 
     def splats(self) -> list[Splat]:
         """Return what the kernel reported of its own being broken, since it booted.

@@ -17,7 +17,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Self
 
-from harness.errors import GuestError, LabError
+from harness.errors import AgentLost, GuestError, LabError
 
 if TYPE_CHECKING:
     from harness.steering import Steering
@@ -67,6 +67,8 @@ class Hold:
         return self
 
     def __exit__(self, *failed: object) -> None:
+        if isinstance(failed[1], AgentLost):
+            return  # there is nobody to end the spinners, and no hold to prove
         taken = self._look()
         for pid in self._pids:
             self._guest.kill(pid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.errors import BootFailed, LabError, UserError
@@ -11,6 +11,7 @@ from harness.verdict import Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from harness.machine.hang.findings import Hang
     from harness.machine.splats import Splat
     from harness.trace.books import Books
 
@@ -55,7 +56,8 @@ def judge(
 def judge_error(error: LabError, splats: Sequence[Splat]) -> Judgement:
     """Return the verdict on a run that an error ended.
 
-    A kernel that says it is broken has crashed, whatever the harness stumbled over first.
+    A kernel that says it is broken has crashed, whatever the harness stumbled over first; one that
+    keeps the lab waiting in cpumap.c has failed.
 
     Raises:
         UserError: passed on: a wrong request is no verdict on a kernel.
@@ -65,4 +67,14 @@ def judge_error(error: LabError, splats: Sequence[Splat]) -> Judgement:
     reasons = [f"{splat.kind}: {splat.title}" for splat in splats]
     if splats or (isinstance(error, BootFailed) and error.crashed):
         return Judgement(Verdict.CRASH, (*reasons, str(error)))
-    return Judgement(Verdict.INVALID, (str(error),))
+    kept = error.hang is not None and error.hang.in_cpumap
+    return Judgement(Verdict.FAIL if kept else Verdict.INVALID, (str(error),))
+
+
+def tell_hang(judgement: Judgement, hang: Hang | None) -> Judgement:
+    """Return the judgement with the reason why the guest kept the lab waiting, if it did."""
+    if hang is None or judgement.verdict is Verdict.PASS:
+        return judgement
+    if any(hang.summary in reason for reason in judgement.reasons):
+        return judgement
+    return replace(judgement, reasons=(*judgement.reasons, hang.summary))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.casework import LAST_WORDS_S
 from harness.errors import LabError
-from harness.remains import freeze_guest, frozen_room, tell
+from harness.remains import freeze_guest, frozen_room, tell, worth_freezing
 from harness.report.files import make_files
 from harness.report.record import (
     KernelRecord,
@@ -17,7 +17,6 @@ from harness.report.record import (
     record_ledger,
 )
 from harness.scenario.results import keep_results, name_results
-from harness.verdict import Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,8 +45,8 @@ def keep_case(
     directory = name_results(name, case.guest.machine.recipe.kernel.release, root)
     with frozen_room() as room:
         files = make_files(_tell_case(case, name, judgement, repeat, directory))
-        failed = judgement.verdict in (Verdict.FAIL, Verdict.CRASH)
-        keep_results(directory, files, freeze_guest(case.guest, room) if failed else {})
+        worth = worth_freezing(case.guest, judgement.verdict)
+        keep_results(directory, files, freeze_guest(case.guest, room) if worth else {})
     return directory
 
 
@@ -57,6 +56,7 @@ def _tell_case(
     recipe = case.guest.machine.recipe
     kernel, accel = recipe.kernel, recipe.accel
     version = ".".join(map(str, recipe.qemu.version))
+    hang = case.guest.machine.hang
     record = RunRecord(
         name=name,
         verdict=judgement.verdict,
@@ -68,6 +68,7 @@ def _tell_case(
         seed=0,
         duration_s=time.monotonic() - case.started,
         artifacts=directory,
+        hang=hang.kind.value if hang else None,
     )
     return tell(
         record,
@@ -77,6 +78,7 @@ def _tell_case(
         console=case.guest.machine.console.text(),
         dmesg=_hear(case.guest),
         repeat=repeat,
+        hang=hang,
     )
 
 

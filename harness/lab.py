@@ -172,6 +172,7 @@ def _boot(recipe: Recipe) -> Guest:
 def _clone(recipe: Recipe, snapshot: Snapshot) -> Guest:
     with contextlib.ExitStack() as undo:
         machine = undo.enter_context(clone(recipe, snapshot))
+        machine.twin = lambda: clone(recipe, snapshot)
         guest = Guest.of(machine, snapshot.prepared)
         guest.read("/proc/uptime")  # it lives
         undo.pop_all()

@@ -20,7 +20,7 @@ from harness.casework import Casework
 from harness.contract.claims import KCONFIG, MARK, options_wanted, why_not
 from harness.coverage.counters import keep_counters, reset_counters
 from harness.errors import CacheError, LabError, UserError
-from harness.judge import Judgement, judge_error
+from harness.judge import Judgement, judge_error, tell_hang
 from harness.keepsake import keep_case
 from harness.kernels import remembered
 from harness.kernels.examine import lacking
@@ -268,6 +268,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         cause, judgement = error, case.finish(failed=True)
         if judgement.verdict is not Verdict.CRASH:
             judgement = Judgement(Verdict.FAIL, (str(error),))
+            judgement = tell_hang(judgement, case.guest.machine.hang)
     else:
         judgement = case.finish()
     if into := pyfuncitem.config.getoption("--gcov"):
@@ -276,6 +277,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     told = "\n".join((*judgement.reasons, str(cause)))
     weighed, issue = weigh(judgement, told, concerned, case.kernel)
     pyfuncitem.user_properties.append(("verdict", str(weighed.verdict)))
+    if case.guest.machine.hang and weighed.verdict is not Verdict.PASS:
+        pyfuncitem.user_properties.append(("hang", case.guest.machine.hang.kind.value))
     if issue:
         pyfuncitem.user_properties.append(("known_issue", issue.id))
         pytest.xfail(weighed.reasons[0])
@@ -283,8 +286,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         return result
     if pyfuncitem.get_closest_marker("xfail") is None:
         _keep(pyfuncitem, case, weighed)
-    if weighed is judgement and weighed.verdict is Verdict.FAIL and cause:
-        raise cause  # a failed assertion of the case, with its traceback
+    if weighed is judgement and weighed.verdict is Verdict.FAIL and not isinstance(cause, LabError):
+        raise cause or CaseEnded(weighed)  # a failed assertion of the case, with its traceback
     raise CaseEnded(weighed) from cause
 
 
@@ -333,6 +336,8 @@ def pytest_runtest_makereport(
         case = getattr(item, "funcargs", {}).get("lab")
         if isinstance(case, Casework):
             machine = case.guest.machine
+            if machine.hang:
+                report.sections.append(("why the guest kept the lab waiting", machine.hang.summary))
             report.sections.append(("console of the guest", machine.console.tail(80)))
             report.sections.append(("command line of QEMU", " ".join(machine.argv)))
             told = dict(item.user_properties)

@@ -16,11 +16,13 @@ from harness.machine.snapshot import freeze
 from harness.paths import cache_dir
 from harness.report.story import Arrival, Ring, Story
 from harness.trace.latency import measure_waits
+from harness.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from harness.guest import Guest
+    from harness.machine.hang.findings import Hang
     from harness.report.record import RunRecord
     from harness.report.story import Expectation
     from harness.steering import Steering
@@ -42,6 +44,7 @@ def tell(
     dmesg: str = "",
     repeat: str = "",
     expectations: Sequence[Expectation] = (),
+    hang: Hang | None = None,
 ) -> Story:
     """Return the story of a run; it may have ended before its guest, its steering or its books.
 
@@ -68,7 +71,12 @@ def tell(
         dmesg=dmesg,
         argv=guest.machine.argv if guest else (),
         repeat=repeat,
+        hang=hang.text if hang else "",
     )
+
+
+TELLING = (Verdict.FAIL, Verdict.CRASH, Verdict.INVALID)
+"""Verdicts on runs whose guest is worth a look."""
 
 
 @contextlib.contextmanager
@@ -77,6 +85,12 @@ def frozen_room() -> Iterator[Path]:
     prefix = f"{os.getpid()}-"  # what a killed harness leaves is swept away
     with tempfile.TemporaryDirectory(prefix=prefix, dir=cache_dir("run")) as room:
         yield Path(room)
+
+
+def worth_freezing(guest: Guest, verdict: Verdict) -> bool:
+    """Tell whether there may be something to be seen in a guest, by the verdict on its run."""
+    hang = guest.machine.hang
+    return verdict in TELLING and (hang is None or hang.kind.in_guest)
 
 
 def freeze_guest(guest: Guest, room: Path, *, go_on: bool = False) -> dict[str, Path]:

@@ -315,7 +315,29 @@ def test_what_is_left_of_a_guest_that_is_gone_is_kept(session: Session) -> None:
     panic = kept(session, "crash_that_fails")
     assert "sysrq: Trigger a crash" in (panic / "console.log").read_text()
     assert not (panic / "guest.state.gz").exists()
-    assert (kept(session, "lost_guest") / "report.html").exists()
+    lost = session.outcomes["lost_guest"]
+    assert lost.properties["hang"] == "QEMU dead"
+    directory = kept(session, "lost_guest")
+    assert "QEMU dead: QEMU ended with signal SIGKILL" in (directory / "hang.txt").read_text()
+    assert "QEMU dead: QEMU ended with signal SIGKILL" in (directory / "why.txt").read_text()
+    assert json.loads((directory / "run.json").read_text())["hang"] == "QEMU dead"
+    assert not (directory / "guest.state.gz").exists()
+
+
+def test_a_guest_that_could_not_be_judged_is_kept(session: Session) -> None:
+    assert {path.name for path in kept(session, "error_of_the_lab").iterdir()} >= {
+        *("guest.state.gz", "guest.json")
+    }
+    assert "hang" not in session.outcomes["error_of_the_lab"].properties
+
+
+def test_a_guest_that_was_waited_for_in_vain_says_why(session: Session) -> None:
+    left = session.outcomes["leftover_kthread"]
+    assert left.properties["hang"] == "guest idle"
+    assert "\nguest idle: the agent answers and no CPU runs" in left.told
+    told = (kept(session, "leftover_kthread") / "hang.txt").read_text()
+    assert "cpumap/1/map:" in told
+    assert ": cpu_map_kthread_run < kthread < ret_from_fork" in told
 
 
 def test_the_header_says_what_is_run_on(session: Session) -> None:

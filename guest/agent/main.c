@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -97,30 +98,65 @@ static int open_port(void)
 	return fd;
 }
 
-static void serve(int from, int to, bool for_ever)
+static struct link host;
+static int bell;
+
+/* Take what the host has sent and send what there is for it; false when it is not there. */
+static bool turn(void)
 {
-	struct link link = { .from = from, .to = to };
 	struct pollfd ready[2] = {
-		{ .fd = from, .events = POLLIN },
-		{ .fd = task_init(), .events = POLLIN },
+		{ .fd = host.from, .events = POLLIN },
+		{ .fd = bell, .events = POLLIN },
 	};
+	char *body;
+	size_t len;
+
+	/* the time-out is a second chance for a wake-up that the console driver lost */
+	poll(ready, 2, 500);
+	bool gone = link_fill(&host) < 0;
+	while (link_take(&host, &body, &len))
+		task_submit(body, len);
+	while (task_answer(&body, &len)) {
+		link_send(&host, body, len);
+		free(body);
+	}
+	return !gone;
+}
+
+/* Lead the loop while the main loop is away for long. */
+static void *stand_in(void *arg)
+{
+	unsigned before, now = 0;
 
 	for (;;) {
-		char *body;
-		size_t len;
-		/* the time-out is a second chance for a wake-up that the console driver lost */
-		poll(ready, 2, 500);
-		bool gone = link_fill(&link) < 0;
-		while (link_take(&link, &body, &len))
-			task_submit(body, len);
-		while (task_answer(&body, &len)) {
-			link_send(&link, body, len);
-			free(body);
-		}
-		if (gone && !for_ever)
+		before = now;
+		usleep(500000);
+		if (!task_away(&now) || now != before)
+			continue;
+		task_lead();
+		while (task_away(&now))
+			if (!turn())
+				usleep(5000);
+		task_leave();
+	}
+	return arg;
+}
+
+static void serve(int from, int to, bool for_ever)
+{
+	pthread_t thread;
+
+	host = (struct link){ .from = from, .to = to };
+	bell = task_init();
+	task_lead();
+	if (pthread_create(&thread, NULL, stand_in, NULL))
+		fprintf(stderr, "cpumap-lab: nobody can stand in for the main loop\n");
+	for (;;) {
+		if (turn())
+			continue;
+		if (!for_ever)
 			return;
-		if (gone)
-			usleep(5000); /* the host is not there (yet, or any more) */
+		usleep(5000); /* the host is not there (yet, or any more) */
 	}
 }
 

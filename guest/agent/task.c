@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,7 @@
 #include "link.h"
 #include "ops.h"
 
-#define TASKS 32
+#define TASKS 33 /* the last is kept for questions about a guest that hangs */
 
 static const struct {
 	const char *name;
@@ -44,6 +45,10 @@ static struct task {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t work = PTHREAD_COND_INITIALIZER;
 static int bell;
+static pthread_mutex_t lead = PTHREAD_MUTEX_INITIALIZER;
+static pthread_t main_loop;
+static atomic_bool away, stood_in_for;
+static atomic_uint times_away;
 
 static void fail(msgpack_packer *pk, int err, const char *why)
 {
@@ -151,8 +156,43 @@ static void *run(void *arg)
 	return NULL;
 }
 
+void task_lead(void)
+{
+	pthread_mutex_lock(&lead);
+	stood_in_for = !pthread_equal(pthread_self(), main_loop);
+}
+
+void task_leave(void)
+{
+	stood_in_for = false;
+	pthread_mutex_unlock(&lead);
+}
+
+bool task_away(unsigned *times)
+{
+	*times = times_away;
+	return away;
+}
+
+/* Serve a request of task 0 in its turn; who stands in for the main loop goes on leading. */
+static struct bytes serve_here(struct bytes request)
+{
+	if (!pthread_equal(pthread_self(), main_loop))
+		return serve(request);
+	times_away++;
+	away = true;
+	task_leave();
+	struct bytes answer = serve(request);
+	away = false;
+	if (stood_in_for)
+		eventfd_write(bell, 1);
+	task_lead();
+	return answer;
+}
+
 int task_init(void)
 {
+	main_loop = pthread_self();
 	bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	return bell;
 }
@@ -188,10 +228,14 @@ void task_submit(char *body, size_t len)
 	t->answer = (struct bytes){ 0 };
 	if (head.task == 0) {
 		pthread_mutex_unlock(&lock);
-		struct bytes answer = serve((struct bytes){ body, len });
+		struct bytes answer = serve_here((struct bytes){ body, len });
 		pthread_mutex_lock(&lock);
-		t->answer = answer;
-		t->unsent = true;
+		if (head.session != t->session) { /* somebody stood in, and another host came */
+			free(answer.data);
+		} else {
+			t->answer = answer;
+			t->unsent = true;
+		}
 	} else {
 		free(t->request.data); /* an older session's that no thread took yet */
 		t->request = (struct bytes){ body, len };

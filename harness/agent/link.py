@@ -9,6 +9,7 @@ virtio consoles are known to lose wake-ups, and the agent never runs a request t
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import select
 import struct
@@ -23,7 +24,9 @@ from harness.errors import AgentLost, GuestError, UserError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from harness.machine.hang.findings import Hang
 
 HEADER = struct.Struct("<III")
 MAGIC = 0x4C4D5043
@@ -48,10 +51,18 @@ class Link:
     Args:
         sock: the host's end; owned by the link from here on.
         deadline_s: default deadline of one call, in host seconds.
+        examine: told what the agent did not do when it is given up; says why.
     """
 
-    def __init__(self, sock: socket.socket, *, deadline_s: float) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        deadline_s: float,
+        examine: Callable[[str], Hang | None] = lambda _: None,
+    ) -> None:
         self._sock = sock
+        self._examine = examine
         self._deadline_s = deadline_s
         self._session = secrets.randbits(32)
         self._seq: dict[int, int] = {}
@@ -87,7 +98,7 @@ class Link:
         if task in self._pending:  # late, maybe, but here
             self._pull(0, op)
         if before := self._pending.get(task):
-            raise AgentLost(f"the guest's agent is still at {before.op!r}: it cannot do {op!r}")
+            raise self._lost(f"the guest's agent is still at {before.op!r}: it cannot do {op!r}")
         self._seq[task] = seq
         frame = HEADER.pack(MAGIC, len(body), zlib.crc32(body)) + body
         ticket = self._pending[task] = Ticket(task, seq, op, frame)
@@ -107,9 +118,8 @@ class Link:
         while (ticket.task, ticket.seq) not in self._answers:
             now = time.monotonic()
             if now >= deadline:
-                raise AgentLost(
-                    f"the guest's agent did not answer {ticket.op!r} within {limit:.0f} s",
-                    remedy="the console's tail tells whether the guest hung or died",
+                raise self._lost(
+                    f"the guest's agent did not answer {ticket.op!r} within {limit:.0f} s"
                 )
             if now >= resend:
                 self._push(ticket.frame, deadline, ticket.op)
@@ -152,13 +162,25 @@ class Link:
                 self._push(each.frame, time.monotonic() + self._deadline_s, each.op)
         return [file for file in ready if file != own]
 
+    @contextlib.contextmanager
+    def within(self, deadline_s: float) -> Iterator[None]:
+        """Have calls without a deadline of their own take so many seconds in a `with` block."""
+        usual, self._deadline_s = self._deadline_s, deadline_s
+        try:
+            yield
+        finally:
+            self._deadline_s = usual
+
+    def _lost(self, what: str) -> AgentLost:
+        return AgentLost(what, hang=self._examine(what))
+
     def _push(self, data: bytes, deadline: float, op: str) -> None:
         view = memoryview(data)
         while view:
             left = deadline - time.monotonic()
             ready = select.select([self._sock], [self._sock], [], max(left, 0))
             if left <= 0 or not any(ready):
-                raise AgentLost(f"the guest did not take the request {op!r}: its console is stuck")
+                raise self._lost(f"the guest did not take the request {op!r}: its console is stuck")
             if ready[0]:  # the agent may be waiting for us to read another task's answer
                 self._pull(0, op)
             if not ready[1]:
@@ -168,7 +190,7 @@ class Link:
             except BlockingIOError:
                 continue
             except OSError as error:
-                raise AgentLost(f"the link closed while sending {op!r}: QEMU has gone") from error
+                raise self._lost(f"the link closed while sending {op!r}: QEMU has gone") from error
 
     def _pull(self, timeout_s: float, op: str) -> None:
         if not select.select([self._sock], [], [], max(timeout_s, 0))[0]:
@@ -180,7 +202,7 @@ class Link:
         except OSError:
             data = b""
         if not data:
-            raise AgentLost(f"the link closed while waiting for {op!r}: QEMU has gone")
+            raise self._lost(f"the link closed while waiting for {op!r}: QEMU has gone")
         self._input += data
         while (answer := take_frame(self._input)) is not None:
             self._keep(answer)

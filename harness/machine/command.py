@@ -19,6 +19,8 @@ KERNEL_ARGS = (
     " no_timer_check tsc=reliable"
     # and no lockup: 40 s rather than 20, yet within the deadline of a call
     " watchdog_thresh=20 rcupdate.rcu_cpu_stall_timeout=40"
+    # it prints backtraces when the lab asks for them, be it by the serial line
+    " sysrq_always_enabled"
     # nor need the kernel try its ciphers, still at it when the first cases run
     " cryptomgr.notests=1"
 )

@@ -32,6 +32,7 @@ class Console(pexpect.spawnbase.SpawnBase):  # type: ignore[misc]
         self.path = path
         self._alive = alive
         self._file = path.open("rb")
+        self._asked: int | None = None
 
     def read_nonblocking(self, size: int = 1, timeout: float | None = None) -> str:
         """Return what the guest printed next (pexpect's reading primitive).
@@ -57,9 +58,15 @@ class Console(pexpect.spawnbase.SpawnBase):  # type: ignore[misc]
         """Return all that the console has printed since QEMU started."""
         return self.path.read_bytes().decode("utf-8", "replace").replace("\r", "")
 
+    def ask(self) -> int:
+        """Note that the kernel is asked for what comes from here on; return where that is."""
+        here = len(self.text())
+        self._asked = here if self._asked is None else self._asked
+        return here
+
     def tail(self, lines: int = 25) -> str:
-        """Return the last lines of the console."""
-        return "\n".join(self.text().rstrip().split("\n")[-lines:])
+        """Return the last lines of what the console printed without being asked."""
+        return "\n".join(self.text()[: self._asked].rstrip().split("\n")[-lines:])
 
     def close(self) -> None:
         """Close the log; the file stays."""

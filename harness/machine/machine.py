@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Self
 import pexpect
 
 from harness.agent.link import Link
-from harness.errors import BootFailed, CacheError, LabError, QemuFailed, ToolMissing
+from harness.errors import BootFailed, CacheError, LabError, QemuFailed, QemuSilent, ToolMissing
 from harness.landing import cache_errors
 from harness.machine import command
 from harness.machine.console import Console
+from harness.machine.hang.examine import examine
 from harness.machine.monitor import Monitor
 from harness.machine.nic import open_wire
 from harness.machine.process import Process
@@ -29,8 +30,11 @@ from harness.machine.splats import Splat, find_splats
 from harness.paths import cache_dir
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from harness.images import Initramfs
     from harness.kernels import KernelImage
+    from harness.machine.hang.findings import Hang
     from harness.machine.qemu import Qemu
     from harness.machine.topology import Accel, Topology
 
@@ -145,6 +149,11 @@ class Machine:
         share_ram: write the guest's RAM to that file; else changes stay private.
         incoming: wait for a saved state instead of booting.
 
+    Attributes:
+        twin: makes another guest with the same kernel at the same addresses, if one can be made.
+        hang: why the guest kept the lab waiting, if it did.
+        examined: whether that was looked into; it is once.
+
     Raises:
         QemuFailed: QEMU cannot be started.
     """
@@ -158,6 +167,9 @@ class Machine:
         incoming: bool = False,
     ) -> None:
         self.recipe = recipe
+        self.twin: Callable[[], Machine] | None = None
+        self.hang: Hang | None = None
+        self.examined = False
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as handed:
             runs = cache_dir("run")
             with cache_errors(str(runs)):
@@ -207,9 +219,10 @@ class Machine:
             undo.callback(self.process.kill)
             self.console = Console(wiring.console, self.process.alive)
             self._firmware = Console(wiring.firmware, self.process.alive)
-            self._monitor = Monitor(ours[1], deadline_s=MONITOR_S * recipe.accel.pace)
-            undo.callback(self._monitor.close)
-            self.link = Link(ours[0], deadline_s=CALL_S * recipe.accel.pace)
+            self.monitor = Monitor(ours[1], deadline_s=MONITOR_S * recipe.accel.pace)
+            undo.callback(self.monitor.close)
+            deadline_s = CALL_S * recipe.accel.pace
+            self.link = Link(ours[0], deadline_s=deadline_s, examine=self.examine)
             self._undo = undo.pop_all()
 
     def __enter__(self) -> Self:
@@ -239,7 +252,9 @@ class Machine:
             try:
                 found = source.expect([pattern, DEATH], timeout=deadline)
             except pexpect.TIMEOUT:
-                self._boot_failed(reached, f"{phase} was not reached within {deadline:.0f} s")
+                what = f"{phase} was not reached within {deadline:.0f} s"
+                self.examine(what, booting=True)
+                self._boot_failed(reached, what)
             except pexpect.EOF:
                 why = "the kernel rebooted" if self.process.wait(5) == 0 else self.process.failure()
                 self._boot_failed(reached, f"QEMU ended before {phase} was reached ({why})")
@@ -273,16 +288,33 @@ class Machine:
             console=text,
             crashed=bool(splats),
             remedy=REMEDIES["died" if splats else phase],
+            hang=self.hang,
         )
+
+    def examine(self, waited_for: str, *, booting: bool = False) -> Hang | None:
+        """Return why the guest keeps the lab waiting; it is found out the first time.
+
+        Args:
+            waited_for: what the lab gave up waiting for.
+            booting: whether the guest has no agent yet.
+        """
+        if not self.examined:
+            self.examined = True
+            self.hang = examine(self, waited_for, booting=booting)
+        return self.hang
 
     def qmp(self, name: str, **arguments: Any) -> Any:
         """Run a QMP command and return its result.
 
         Raises:
+            QemuSilent: QEMU does not answer.
             QemuFailed: QEMU refused the command or has gone.
         """
         try:
-            return self._monitor.command(name, arguments)
+            return self.monitor.command(name, arguments)
+        except QemuSilent as error:
+            error.hang = self.examine(error.message)
+            raise
         except QemuFailed as error:
             if self.process.wait(LAST_BREATH_S) is None:
                 raise

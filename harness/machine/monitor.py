@@ -11,7 +11,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import QemuFailed
+from harness.errors import QemuFailed, QemuSilent
 
 if TYPE_CHECKING:
     import socket
@@ -31,15 +31,23 @@ class Monitor:
         self._sock = sock
         self._deadline_s = deadline_s
         self._greeted = False
+        self._commands = 0
         self._input = b""
 
-    def command(self, name: str, arguments: dict[str, Any]) -> Any:
+    def command(self, name: str, arguments: dict[str, Any], deadline_s: float | None = None) -> Any:
         """Run a command and return its result.
 
+        Args:
+            name: of the command.
+            arguments: its arguments.
+            deadline_s: what it may take, if not as long as any other.
+
         Raises:
-            QemuFailed: QEMU refused the command, does not answer, or has gone.
+            QemuSilent: QEMU does not answer.
+            QemuFailed: QEMU refused the command or has gone.
         """
-        deadline = time.monotonic() + self._deadline_s
+        limit = self._deadline_s if deadline_s is None else deadline_s
+        deadline = time.monotonic() + limit
         try:
             if not self._greeted:
                 self._expect("QMP", deadline)
@@ -47,9 +55,7 @@ class Monitor:
                 self._greeted = True
             return self._run(name, arguments, deadline)
         except TimeoutError as error:
-            raise QemuFailed(
-                f"QEMU did not answer {name} within {self._deadline_s:.0f} s"
-            ) from error
+            raise QemuSilent(f"QEMU did not answer {name} within {limit:.0f} s") from error
         except OSError as error:
             raise QemuFailed(f"QEMU hung up on {name}: {error}") from error
 
@@ -59,7 +65,8 @@ class Monitor:
 
     def _run(self, name: str, arguments: dict[str, Any], deadline: float) -> Any:
         self._sock.settimeout(max(deadline - time.monotonic(), 0.001))
-        command = {"execute": name, "arguments": arguments}
+        self._commands += 1  # an answer that comes too late is none to the next command
+        command = {"execute": name, "arguments": arguments, "id": self._commands}
         self._sock.sendall(json.dumps(command).encode() + b"\n")
         answer = self._expect("return", deadline)
         if "error" in answer:
@@ -73,7 +80,9 @@ class Monitor:
             if end:
                 self._input = rest
                 message: dict[str, Any] = json.loads(line)
-                if key in message or "error" in message:
+                if (key in message or "error" in message) and message.get(
+                    "id", self._commands
+                ) == self._commands:
                     return message
                 continue
             left = deadline - time.monotonic()

@@ -46,6 +46,8 @@ def make_files(story: Story) -> dict[str, str | bytes]:
             "qemu.txt": "".join(f"{argument}\n" for argument in story.argv),
             "repeat.txt": f"{story.repeat}\n",
         }
+        if story.hang:
+            files["hang.txt"] = story.hang
     return files
 
 

@@ -74,6 +74,8 @@ def _tell(run: RunRecord) -> Iterator[str]:
     yield f"verdict: {run.verdict}"
     if run.kernel.release is not None:
         yield f"kernel: {run.kernel.release}, sha256 {run.kernel.sha256}"
+    if run.hang is not None:
+        yield f"hang: {run.hang}"
     yield f"seed: {run.seed}"
     for name, frames in (run.ledger or {}).items():
         if frames is not None and name != "balanced" and (frames or name == "injected"):

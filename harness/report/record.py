@@ -81,6 +81,8 @@ class RunRecord:
         seed: of all that was drawn by lot.
         duration_s: from the look for the kernel to the verdict, in seconds.
         artifacts: directory of what was kept; None when nothing was.
+        hang: why the guest kept the lab waiting, like "guest idle" (harness.machine.hang.findings,
+            Kind); None when it did not.
     """
 
     name: str
@@ -93,6 +95,7 @@ class RunRecord:
     seed: int
     duration_s: float
     artifacts: Path | None
+    hang: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-able values. These keys are a public contract."""
@@ -107,6 +110,7 @@ class RunRecord:
             "seed": self.seed,
             "duration_s": round(self.duration_s, 3),
             "artifacts": None if self.artifacts is None else str(self.artifacts),
+            "hang": self.hang,
         }
 
 

@@ -77,6 +77,7 @@ class Story:
         console, dmesg: what the guest said.
         argv: QEMU's command line.
         repeat: the command that does it again; "" when there is none.
+        hang: what was found out about a guest that kept the lab waiting; "" when it did not.
     """
 
     record: RunRecord
@@ -91,3 +92,4 @@ class Story:
     dmesg: str = ""
     argv: Sequence[str] = ()
     repeat: str = ""
+    hang: str = ""

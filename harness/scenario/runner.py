@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pexpect
 
 from harness.errors import AgentLost, BootFailed, CacheError, LabError, UserError
-from harness.judge import Judgement, judge, judge_error
+from harness.judge import Judgement, judge, judge_error, tell_hang
 from harness.machine.splats import Splat, find_splats
 from harness.machine.topology import Topology
-from harness.remains import freeze_guest, frozen_room, tell
+from harness.remains import freeze_guest, frozen_room, tell, worth_freezing
 from harness.report.expected import compare
 from harness.report.files import make_files
 from harness.report.record import (
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from harness.guest import Guest
     from harness.kernels import KernelImage
     from harness.lab import Lab
+    from harness.machine.hang.findings import Hang
     from harness.scenario.schema import Scenario
     from harness.steering import Steering
     from harness.trace.books import Books
@@ -109,6 +110,7 @@ class _Found:
     notes: list[str] = field(default_factory=list)
     queues: dict[int, list[int]] = field(default_factory=dict)
     error: LabError | None = None
+    hang: Hang | None = None
 
     @property
     def splats(self) -> list[Splat]:
@@ -148,6 +150,7 @@ def _run(lab: Lab, scenario: Scenario, spec: str, found: _Found, watch: Watch) -
         judgement = _carry_through(lab, scenario, spec, found, watch)
     except LabError as error:
         found.error = error
+        found.hang = error.hang
         judgement = judge_error(error, found.splats)
     record = RunRecord(
         name=scenario.name,
@@ -160,6 +163,7 @@ def _run(lab: Lab, scenario: Scenario, spec: str, found: _Found, watch: Watch) -
         seed=scenario.seed,
         duration_s=time.monotonic() - start,
         artifacts=None,
+        hang=found.hang.kind.value if found.hang else None,
     )
     not_kept = ""
     try:
@@ -221,9 +225,12 @@ def _carry_through(
             judgement = judge([found.books] if found.books else [], found.splats, failures)
         except LabError as error:
             found.error = error
+            guest.look_into(error)
             _hear_last_words(guest, error, found)
             judgement = judge_error(error, found.splats)
-        if judgement.verdict in (Verdict.FAIL, Verdict.CRASH) and not found.frozen:
+        found.hang = guest.machine.hang
+        judgement = tell_hang(judgement, found.hang)
+        if worth_freezing(guest, judgement.verdict) and not found.frozen:
             watch.say("freezing the guest as it is")
             found.frozen = freeze_guest(guest, found.room)
     return judgement
@@ -269,11 +276,16 @@ def _wait_kthreads(guest: Guest, wanted: int | None) -> list[str]:
 
     They end on their own time: an RCU grace period, a workqueue, the ring run empty.
     """
-    deadline = time.monotonic() + GONE_S * guest.machine.recipe.accel.pace
+    limit = GONE_S * guest.machine.recipe.accel.pace
+    deadline = time.monotonic() + limit
     while True:
-        there = guest.threads("cpumap/")
-        if wanted in (None, len(there)) or time.monotonic() >= deadline:
-            return sorted(there.values())
+        there = sorted(guest.threads("cpumap/").values())
+        if wanted in (None, len(there)):
+            return there
+        if time.monotonic() >= deadline:
+            what = f"there are {len(there)} cpumap kthreads after {limit:.0f} s, not {wanted}"
+            guest.machine.examine(what)
+            return there
         time.sleep(POLL_S)
 
 
@@ -308,6 +320,7 @@ def _keep(record: RunRecord, scenario: Scenario, found: _Found) -> RunRecord:
         expectations=compare(
             scenario.expect.model_dump(exclude_defaults=True), found.books, record.reasons
         ),
+        hang=found.hang,
     )
     again = {
         **record.to_json(),

@@ -15,7 +15,6 @@ from harness.agent.bpf import (
     is_alive,
 )
 from harness.agent.sink import Sink
-from harness.errors import TrafficError
 from harness.guest import interface_name
 from harness.model.gates import UPDATE_WAITS
 from harness.steering.cpumaps import Cpumaps
@@ -141,9 +140,13 @@ class Steering:
         Returns:
             What is still under way then; it is true when nothing is.
         """
-        deadline = time.monotonic() + (deadline_s or self._rest_s)
+        limit = deadline_s or self._rest_s
+        deadline = time.monotonic() + limit
         while not (rest := self._look()) and time.monotonic() < deadline:
             time.sleep(POLL_S)
+        if not rest:
+            told = f"the frames did not all come to their end within {limit:.0f} s"
+            self.guest.machine.examine(told)
         # the last hop, from tc ingress to the socket: a softirq's worth of time
         while self._sink and self._sink.accounted() < self._tc.delivered():
             if time.monotonic() >= deadline:
@@ -181,7 +184,7 @@ class Steering:
         """Wait until every frame sent has been offered to a ring, or failed to be.
 
         Raises:
-            TrafficError: some have not within the deadline.
+            TrafficStalled: some have not within the deadline.
         """
         deadline = time.monotonic() + self._rest_s
         while True:
@@ -190,7 +193,8 @@ class Steering:
             if offered == self.sent:
                 return
             if time.monotonic() >= deadline:
-                raise TrafficError(f"{offered} of {self.sent} frames sent were offered to a ring")
+                told = f"{offered} of {self.sent} frames sent were offered to a ring"
+                raise self.guest.stalled(told)
             time.sleep(POLL_S)
 
     def detach(self) -> None:

@@ -78,7 +78,7 @@ class Traffic:
 
         Raises:
             GuestError: the NIC's interrupt cannot be moved.
-            TrafficError: a primer never came through.
+            TrafficStalled: a primer never came through.
         """
         guest = self._guest
         device = guest.link_target(f"/sys/class/net/{interface_name(nic)}/device").name
@@ -88,7 +88,7 @@ class Traffic:
         deadline = time.monotonic() + self._deadline_s
         while self._prime(nic) != cpu:
             if time.monotonic() >= deadline:
-                raise TrafficError(f"NIC {nic} does not receive on CPU {cpu}")
+                raise self._guest.stalled(f"NIC {nic} does not receive on CPU {cpu}")
 
     def _prime(self, nic: int) -> int:
         """Send a frame of no account and return the CPU that received it."""
@@ -98,7 +98,7 @@ class Traffic:
         deadline = time.monotonic() + self._deadline_s
         while (now := strays.per_cpu(0, cpus)) == before:
             if time.monotonic() >= deadline:
-                raise TrafficError(f"NIC {nic} does not receive")
+                raise self._guest.stalled(f"NIC {nic} does not receive")
             time.sleep(POLL_S)
         return next(cpu for cpu in range(cpus) if now[cpu] != before[cpu])
 

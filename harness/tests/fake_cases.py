@@ -16,7 +16,8 @@ harness.pytest_plugin.keep_case = lambda case, name, *_: f"kept/{name}"
 class Fake(Casework):
     def __init__(self, spec):
         console = SimpleNamespace(tail=lambda lines: "")
-        self.guest = SimpleNamespace(machine=SimpleNamespace(console=console, argv=[]))
+        machine = SimpleNamespace(console=console, argv=[], hang=None)
+        self.guest = SimpleNamespace(machine=machine)
         version = spec.removeprefix("debian:").removesuffix("-rt")
         self.kernel = tuple(map(int, version.split(".")))
         self.crash = None

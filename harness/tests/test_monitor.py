@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.errors import QemuFailed
+from harness.errors import QemuFailed, QemuSilent
 from harness.machine.monitor import Monitor
 
 if TYPE_CHECKING:
@@ -45,9 +45,13 @@ class Qemu:
                 break
             if answer is not None:
                 stream.write(b'{"event": "STOP", "data": {}}\r\n')
-                stream.write(json.dumps(answer).encode() + b"\r\n")
+                numbered = {"id": heard["id"], **answer}
+                stream.write(json.dumps(numbered).encode() + b"\r\n")
         stream.close()
         self._theirs.close()
+
+    def say(self, message: dict[str, Any]) -> None:
+        self._theirs.sendall(json.dumps(message).encode() + b"\r\n")
 
     def close(self) -> None:
         self.ours.close()
@@ -99,6 +103,17 @@ def test_a_qemu_that_does_not_answer(monitor: Callable[..., tuple[Monitor, Qemu]
     mine, _ = monitor(SOON_S, answers={"stop": None})
     with pytest.raises(QemuFailed, match="QEMU did not answer stop within 0 s"):
         mine.command("stop", {})
+
+
+def test_an_answer_that_comes_too_late_is_nobodys(
+    monitor: Callable[..., tuple[Monitor, Qemu]],
+) -> None:
+    mine, qemu = monitor(answers={"slow": None, "quick": {"return": 7}})
+    with pytest.raises(QemuSilent, match="QEMU did not answer slow within 0 s"):
+        mine.command("slow", {}, SOON_S)
+    late = {"return": "late", "id": qemu.heard[-1]["id"]}
+    qemu.say(late)
+    assert mine.command("quick", {}) == 7
 
 
 def test_a_qemu_that_hangs_up(monitor: Callable[..., tuple[Monitor, Qemu]]) -> None:

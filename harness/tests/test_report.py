@@ -63,6 +63,7 @@ def test_json_keys_are_a_contract() -> None:
         "seed": 42,
         "duration_s": 3.22,
         "artifacts": "results/steer-native",
+        "hang": None,
     }
 
 

@@ -16,7 +16,10 @@ from harness.errors import (
     FetchFailed,
     GuestError,
     KernelNotFound,
+    LabError,
+    TrafficStalled,
 )
+from harness.machine.hang.findings import Hang, Kind
 from harness.paths import cache_dir
 from harness.scenario import play, runner
 from harness.scenario.runner import run_scenario
@@ -38,6 +41,7 @@ PASSED = {
     *("injected.pcap", "delivered.pcap"),
 }
 FAILED = {*PASSED, "why.txt", "trace.jsonl", "qemu.txt", "repeat.txt", "guest.state.gz"}
+HANG = Hang(Kind.GUEST_IDLE, "no CPU runs", text="guest idle: no CPU runs\nand more\n")
 
 
 def scenario(**more: Any) -> Scenario:
@@ -71,7 +75,14 @@ class Guest:
             initramfs=SimpleNamespace(digest="cd" * 32),
         )
         self.mac = lambda nic: "02:00:00:00:00:01"
-        self.machine = SimpleNamespace(console=text, recipe=recipe, argv=("qemu", "-smp", "4"))
+        self.waited_for: list[str] = []
+        self.machine = SimpleNamespace(
+            console=text,
+            recipe=recipe,
+            argv=("qemu", "-smp", "4"),
+            hang=None,
+            examine=self.examine,
+        )
         self.tracer = SimpleNamespace(
             drain=lambda: None, trace=lambda: SimpleNamespace(records=self.records)
         )
@@ -83,6 +94,14 @@ class Guest:
 
     def __exit__(self, *_: object) -> None:
         self.closed += 1
+
+    def examine(self, waited_for: str) -> None:
+        self.waited_for.append(waited_for)
+        self.machine.hang = HANG
+
+    def look_into(self, error: LabError) -> None:
+        if isinstance(error, TrafficStalled):
+            self.examine(error.message)
 
     def dmesg(self) -> str:
         if self.lost:
@@ -272,7 +291,30 @@ def test_a_kthread_that_stays_is_a_failure(lab: Lab) -> None:
     lab.guest.left = [{7: "cpumap/2/map:3", 8: "cpumap/1/map:3"}]
     record = run(lab).record
     assert record.verdict is Verdict.FAIL
-    assert record.reasons == ("kthreads that outlive their map: cpumap/1/map:3, cpumap/2/map:3",)
+    assert record.reasons == (
+        "kthreads that outlive their map: cpumap/1/map:3, cpumap/2/map:3",
+        "guest idle: no CPU runs",
+    )
+    assert lab.guest.waited_for == ["there are 2 cpumap kthreads after 0 s, not 0"]
+    assert json.loads((record.artifacts / "run.json").read_text())["hang"] == "guest idle"
+    assert (record.artifacts / "hang.txt").read_text() == HANG.text
+
+
+def test_a_guest_that_takes_no_frames_is_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = Guest()
+    record = run(steered(monkeypatch, Lab(guest), TrafficStalled("it takes none"))).record
+    assert record.verdict is Verdict.INVALID
+    assert record.reasons == ("it takes none", "guest idle: no CPU runs")
+    assert record.hang == "guest idle"
+    assert (record.artifacts / "guest.state.gz").read_bytes() == b"ram"
+
+
+def test_a_boot_that_hangs_says_why(lab: Lab) -> None:
+    lab.no_guest = BootFailed("no init", phase="kernel", console="Linux\n", hang=HANG)
+    record = run(lab).record
+    assert record.reasons == ("no init\n  guest idle: no CPU runs",)
+    assert (record.hang, record.verdict) == ("guest idle", Verdict.INVALID)
+    assert (record.artifacts / "hang.txt").read_text() == HANG.text
 
 
 def test_a_kernel_that_complains_has_crashed(lab: Lab) -> None:

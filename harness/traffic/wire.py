@@ -6,7 +6,7 @@ import select
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from harness.errors import TrafficError
+from harness.errors import TrafficStalled
 
 if TYPE_CHECKING:
     import socket
@@ -35,7 +35,7 @@ class Injector(Protocol):
             progress: called now and then with the number sent so far.
 
         Raises:
-            TrafficError: the guest stopped taking frames, or QEMU has gone.
+            TrafficStalled: the guest stopped taking frames, or QEMU has gone.
         """
 
     def receive(self, frames: int, *, deadline_s: float) -> list[bytes]:
@@ -67,14 +67,14 @@ def receive(sock: socket.socket, frames: int, deadline_s: float) -> list[bytes]:
     return got
 
 
-def gone(sent: int, frames: int, error: object) -> TrafficError:
+def gone(sent: int, frames: int, error: object) -> TrafficStalled:
     """Return the error that tells of a QEMU which is not there any more."""
-    return TrafficError(f"QEMU went away after {sent} of {frames} frames: {error}")
+    return TrafficStalled(f"QEMU went away after {sent} of {frames} frames: {error}")
 
 
-def stalled(sent: int, frames: int, stall_s: float) -> TrafficError:
+def stalled(sent: int, frames: int, stall_s: float) -> TrafficStalled:
     """Return the error that tells of a guest which takes no more frames."""
-    return TrafficError(
+    return TrafficStalled(
         f"the guest took {sent} of {frames} frames and then none for {stall_s:.0f} s",
         remedy="see its console: is the interface up, and the guest alive?",
     )
