@@ -379,7 +379,7 @@ def test_unmarked(lab):
     ("options", "told"),
     [
         (["--kernel", "nonsense:1"], "`nonsense:1` is no kernel spec"),
-        (["--kernel", "path:/nonexistent"], "cannot read the kernel /nonexistent"),
+        (["--kernel", "path:/nonexistent"], "cannot read /nonexistent"),
         (["--cpus", "99"], "99 CPUs: a guest has 1 to 64"),
     ],
 )

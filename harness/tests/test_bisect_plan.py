@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -67,12 +68,18 @@ def test_known_gap_is_not_asked() -> None:
 
 
 def test_skips_are_left_as_far_as_git_leaves_them(tmp_path: Path) -> None:
-    """Git on a line of 40 commits, all of them skipped, goes as far from the middle."""
+    """Git on a line of 40 commits, all of them skipped, goes as far from the middle.
+
+    Of two that are as far from it git takes the one whose hash comes first once something is
+    skipped, any before: the hashes are the same each time, and such that both are the same one.
+    """
+    who = {"NAME": "A", "EMAIL": "a@example.org", "DATE": "2000-01-02T00:00:00Z"}
+    named = {f"GIT_{role}_{k}": v for role in ("AUTHOR", "COMMITTER") for k, v in who.items()}
 
     def git(*arguments: str) -> str:
-        named = ("-c", "user.name=A", "-c", "user.email=a@example.org")
-        command = ["git", "-C", str(tmp_path), *named, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        command = ["git", "-C", str(tmp_path), *arguments]
+        env = {**os.environ, **named}
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout
 
     git("init", "--quiet")
     hashes = []
@@ -89,7 +96,6 @@ def test_skips_are_left_as_far_as_git_leaves_them(tmp_path: Path) -> None:
         asked.append(probe)
         git("bisect", "skip")
         marks[git_asked[-1]] = Mark.SKIP
-    # Of two that are as far from the middle git takes the one whose hash comes first
     assert [abs(2 * each - 39) for each in asked] == [abs(2 * each - 39) for each in git_asked]
 
 
