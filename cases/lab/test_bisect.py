@@ -1,4 +1,4 @@
-"""A bisection among the kernels that are here: since 6.15 segments of a TCP flow are merged."""
+"""A bisection among three kernels: since 6.15 segments of a TCP flow are merged."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 from click.testing import CliRunner
 
 from harness import cli
-from harness.errors import UserError
-from harness.kernels import remembered
+from harness.kernels import resolve
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 ENDS = ("debian:6.12", "debian:6.16")
+WRONG_ENDS = ("debian:6.16", "debian:6.17")
 SCENARIO = """\
 name: unmerged
 cpus: 4
@@ -30,9 +30,8 @@ expect: {delivered: {2: 20}, skbs: 20}
 
 @pytest.fixture
 def scenario(tmp_path: Path) -> str:
-    for spec in ENDS:
-        if remembered(spec) is None:
-            raise UserError(f"{spec} is not fetched", remedy=f"`cpumap-lab kernels fetch {spec}`")
+    for spec in {*ENDS, *WRONG_ENDS}:
+        resolve(spec)
     path = tmp_path / "unmerged.yaml"
     path.write_text(SCENARIO)
     return str(path)
@@ -55,7 +54,7 @@ def test_both_ends_are_run_and_compared(scenario: str) -> None:
 
 
 def test_an_end_on_the_wrong_side_is_refused(scenario: str) -> None:
-    ended = bisect(scenario, "debian:6.16", "debian:6.17")
+    ended = bisect(scenario, *WRONG_ENDS)
     assert ended.exit_code == 2
     assert "is on the wrong side: it was to be without the failure and shows it" in ended.output
     assert "seen: fail: skbs: expected 20 packets, found 1" in ended.output

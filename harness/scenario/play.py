@@ -193,7 +193,7 @@ class Play:
             elif step.do == "hold":
                 self._held[cpu] = Hold(self.steering, cpu).__enter__()
             elif step.do == "release":
-                self._held.pop(cpu).__exit__(None)
+                self._held.pop(cpu).__exit__(None, None, None)
                 self._collect(cpu)
             elif step.do == "detach":
                 self.steering.detach()
