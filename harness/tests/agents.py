@@ -91,7 +91,9 @@ class Middle:
             for source, target, change in self._ways:
                 if source not in ready:
                     continue
-                data = source.recv(1 << 20)
+                data = b""
+                with contextlib.suppress(ConnectionResetError):
+                    data = source.recv(1 << 20)
                 if not data:
                     return
                 input_of[source] += data

@@ -487,7 +487,15 @@ def test_an_interrupt_prints_what_ran(
     workers: str,
     number: signal.Signals,
 ) -> None:
-    mark, out = tmp_path / "begun", tmp_path / "out.json"
+    mark, told_a, out = tmp_path / "begun", tmp_path / "told", tmp_path / "out.json"
+    with (tmp_path / "cases/conftest.py").open("a") as conftest:
+        conftest.write(f"""
+import os, pathlib, pytest
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report):
+    if report.when == "teardown" and "PYTEST_XDIST_WORKER" not in os.environ:
+        pathlib.Path({str(told_a)!r}).touch()
+""")
     text = f"""
 import pathlib, time
 def test_a(lab): pass
@@ -498,7 +506,7 @@ def test_c(lab): pass
 """
     process = under_pytest(text, "-n", workers, "--json", str(out))
     deadline = time.monotonic() + 60
-    while not mark.exists():
+    while not (mark.exists() and told_a.exists()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(number)
