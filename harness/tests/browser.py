@@ -109,9 +109,17 @@ class Browser:
             assert time.monotonic() < deadline, f"never true: {expression}"
 
     def settle(self) -> None:
-        """Wait until what was asked to be drawn is drawn."""
+        """Wait until what was asked to be drawn is drawn, on another page if a click led there."""
         frame = "new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
-        self.call("Runtime.evaluate", expression=frame, awaitPromise=True)
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            try:
+                self.call("Runtime.evaluate", expression=frame, awaitPromise=True)
+            except RuntimeError as error:
+                if "navigated" not in str(error) or time.monotonic() >= deadline:
+                    raise
+            else:
+                return
 
     def text(self, selector: str) -> str:
         """Return the text of an element."""

@@ -490,11 +490,15 @@ def test_an_interrupt_prints_what_ran(
     mark, told_a, out = tmp_path / "begun", tmp_path / "told", tmp_path / "out.json"
     with (tmp_path / "cases/conftest.py").open("a") as conftest:
         conftest.write(f"""
-import os, pathlib, pytest
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_logreport(report):
-    if report.when == "teardown" and "PYTEST_XDIST_WORKER" not in os.environ:
-        pathlib.Path({str(told_a)!r}).touch()
+import pathlib, pytest
+def pytest_sessionstart(session):
+    if not hasattr(session.config, "workerinput"):
+        session.config.pluginmanager.register(Told())
+class Told:
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report):
+        if report.when == "teardown":
+            pathlib.Path({str(told_a)!r}).touch()
 """)
     text = f"""
 import pathlib, time
