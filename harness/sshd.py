@@ -74,6 +74,8 @@ class Door:
     def connect(self) -> paramiko.SSHClient:
         """Return a connection to the guest, its host key checked.
 
+        dropbear may hang up when the last of its channels closes: keep one open till the end.
+
         Raises:
             paramiko.SSHException, OSError: there is no sshd, or not the guest's.
         """

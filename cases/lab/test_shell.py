@@ -176,9 +176,9 @@ def test_a_login_while_a_scenario_runs(a_kernel: str, module_cache: Cache, tmp_p
         directory = Path(re.findall(r"-F (\S+)/ssh_config", told)[0])
         seen["modes"] = {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
         port = int(re.findall(r"Port (\d+)", (directory / "ssh_config").read_text())[0])
-        with Door(port, directory).connect() as client:
+        with Door(port, directory).connect() as client, client.open_sftp() as sftp:
             seen["release"] = client.exec_command("uname -r")[1].read().decode().strip()
-            client.open_sftp().get("/proc/version", str(tmp_path / "version"))
+            sftp.get("/proc/version", str(tmp_path / "version"))
 
     outcome = run_scenario(Lab(), scenario, a_kernel, Watch(tell=log_in), root=tmp_path / "kept")
     assert outcome.record.verdict is Verdict.PASS, outcome.record.reasons
