@@ -99,6 +99,14 @@ class BootFailed(LabError):
         self.crashed = crashed
 
 
+class TargetFailed(LabError):
+    """A machine that is reached over SSH cannot be, or is no longer."""
+
+
+class NotOnTarget(LabError):
+    """A machine that is not ours cannot be asked for that: nothing to judge there."""
+
+
 class AgentLost(LabError):
     """The guest agent missed a deadline or its link closed."""
 

@@ -19,7 +19,7 @@ SHARED = ("kernels", "qemu", "accel", "apt", "toolbox")
 """What a cache of one's own takes from the common one: it is slow to come by, and not damaged."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def a_kernel(pytestconfig: pytest.Config) -> str:
     """One kernel, where it does not matter which."""
     specs: list[str] = pytestconfig.getoption("--kernel")

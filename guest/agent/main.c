@@ -2,7 +2,8 @@
 /*
  * cpumap-lab's guest agent. As PID 1 of the guest it mounts the pseudo file systems, loads the
  * modules that the initramfs lists, finds its virtio-serial port and serves the host. Started as
- * an ordinary program it serves stdin and stdout, until they close. Mechanism only.
+ * an ordinary program it serves stdin and stdout, until they close; with `--apart DIR` it does so
+ * in a world of its own (apart.h), as root of a machine that is not ours. Mechanism only.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -15,37 +16,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "apart.h"
 #include "link.h"
 #include "task.h"
 
 #define PORT_NAME "cpumap-lab.agent"
 #define PORTS "/sys/class/virtio-ports"
-
-static void mount_all(void)
-{
-	static const char *const table[][3] = {
-		{ "proc", "/proc", "proc" },
-		{ "sysfs", "/sys", "sysfs" },
-		{ "devtmpfs", "/dev", "devtmpfs" },
-		{ "tmpfs", "/tmp", "tmpfs" },
-		{ "bpf", "/sys/fs/bpf", "bpf" },
-		{ "debugfs", "/sys/kernel/debug", "debugfs" },
-		{ "tracefs", "/sys/kernel/tracing", "tracefs" },
-	};
-
-	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
-		mkdir(table[i][1], 0755);
-		if (mount(table[i][0], table[i][1], table[i][2], 0, NULL))
-			fprintf(stderr, "cpumap-lab: mount %s: %m\n", table[i][1]);
-	}
-}
 
 static void say_to_console(void)
 {
@@ -160,19 +141,21 @@ static void serve(int from, int to, bool for_ever)
 	}
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	int fd = -1;
 
 	signal(SIGPIPE, SIG_IGN);
+	setrlimit(RLIMIT_MEMLOCK, &(struct rlimit){ RLIM_INFINITY, RLIM_INFINITY });
 	if (getpid() != 1) {
+		if (argc == 3 && !strcmp(argv[1], "--apart"))
+			go_apart(argv[2]);
 		fcntl(0, F_SETFL, fcntl(0, F_GETFL) | O_NONBLOCK);
 		serve(0, 1, false);
 		return 0;
 	}
 	mount_all();
 	say_to_console();
-	setrlimit(RLIMIT_MEMLOCK, &(struct rlimit){ RLIM_INFINITY, RLIM_INFINITY });
 	load_modules();
 	/* the port appears some time after the driver has probed */
 	for (int i = 0; fd < 0 && i < 2000; i++) {

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -339,6 +340,7 @@ int op_spawn(const struct args *args, msgpack_packer *out, char *why)
 		return -errno;
 	pid_t pid = fork();
 	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* nobody of ours outlives the agent */
 		struct sched_param param = { .sched_priority = priority };
 		cpu_set_t set;
 		CPU_ZERO(&set);

@@ -52,6 +52,7 @@ class Link:
         sock: the host's end; owned by the link from here on.
         deadline_s: default deadline of one call, in host seconds.
         examine: told what the agent did not do when it is given up; says why.
+        gone: says why there is nobody at the other end any more.
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class Link:
         *,
         deadline_s: float,
         examine: Callable[[str], Hang | None] = lambda _: None,
+        gone: Callable[[], str] = lambda: "QEMU has gone",
     ) -> None:
         self._sock = sock
+        self._gone = gone
         self._examine = examine
         self._deadline_s = deadline_s
         self._session = secrets.randbits(32)
@@ -174,6 +177,9 @@ class Link:
     def _lost(self, what: str) -> AgentLost:
         return AgentLost(what, hang=self._examine(what))
 
+    def _closed(self, doing: str) -> AgentLost:
+        return self._lost(f"the link closed while {doing}: {self._gone()}")
+
     def _push(self, data: bytes, deadline: float, op: str) -> None:
         view = memoryview(data)
         while view:
@@ -190,7 +196,7 @@ class Link:
             except BlockingIOError:
                 continue
             except OSError as error:
-                raise self._lost(f"the link closed while sending {op!r}: QEMU has gone") from error
+                raise self._closed(f"sending {op!r}") from error
 
     def _pull(self, timeout_s: float, op: str) -> None:
         if not select.select([self._sock], [], [], max(timeout_s, 0))[0]:
@@ -202,7 +208,7 @@ class Link:
         except OSError:
             data = b""
         if not data:
-            raise self._lost(f"the link closed while waiting for {op!r}: QEMU has gone")
+            raise self._closed(f"waiting for {op!r}")
         self._input += data
         while (answer := take_frame(self._input)) is not None:
             self._keep(answer)

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * A world of the agent's own on a machine that is not ours: its root, network, mounts, pins and
+ * tracing are like those of our guests, and go with it.
+ */
+#ifndef APART_H
+#define APART_H
+
+/* Mount the pseudo file systems where they belong. */
+void mount_all(void);
+/*
+ * Enter that world with the BPF objects of a directory and return in a child of the process; the
+ * process itself takes away behind the child what the kernel does not.
+ */
+void go_apart(const char *dir);
+
+#endif

@@ -1,0 +1,1 @@
+"""Any reachable machine instead of a guest of ours: over SSH, in a world apart on it."""
