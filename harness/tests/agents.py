@@ -105,3 +105,7 @@ class Middle:
 def frame(body: bytes) -> bytes:
     """Return a frame with this body."""
     return HEADER.pack(MAGIC, len(body), zlib.crc32(body)) + body
+
+
+def wait_readable(sock: socket.socket) -> None:
+    assert select.select([sock], [], [], DEADLINE_S)[0]
