@@ -123,6 +123,10 @@ class GuestError(LabError):
         self.errno = errno
 
 
+class NotReset(LabError):
+    """A system that serves one case after the other is not as it was before the last."""
+
+
 class TrafficError(LabError):
     """Frames could not be injected in full."""
 

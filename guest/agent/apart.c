@@ -61,8 +61,7 @@ static void copy(const char *from, const char *to)
 	close(out);
 }
 
-/* Make an empty directory in memory, with the objects of `dir`, the root. */
-static void make_root(const char *dir)
+void make_root(const char *dir)
 {
 	char root[] = "/tmp", to[300];
 	glob_t objects;
@@ -70,6 +69,8 @@ static void make_root(const char *dir)
 
 	if (home < 0)
 		die(dir);
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		die("mounts of one's own (it takes root)");
 	if (mount("tmpfs", root, "tmpfs", 0, "mode=0755"))
 		die("mount a tmpfs");
 	if (fchdir(home) || glob("*.bpf.o", 0, NULL, &objects))
@@ -135,10 +136,8 @@ void go_apart(const char *dir)
 	int status;
 
 	snprintf(name, sizeof(name), "cpumap-lab-%d", getpid());
-	if (unshare(CLONE_NEWNS | CLONE_NEWNET))
-		die("namespaces of one's own (it takes root)");
-	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
-		die("mounts of one's own");
+	if (unshare(CLONE_NEWNET))
+		die("a network of one's own (it takes root)");
 	make_root(dir);
 	mount_all();
 	keep_out();

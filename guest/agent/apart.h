@@ -6,6 +6,11 @@
 #ifndef APART_H
 #define APART_H
 
+/*
+ * Have an empty directory in memory, with the BPF objects of another directory in /bpf, as the root,
+ * in a mount namespace of one's own.
+ */
+void make_root(const char *dir);
 /* Mount the pseudo file systems where they belong. */
 void mount_all(void);
 /*

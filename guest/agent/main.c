@@ -3,7 +3,9 @@
  * cpumap-lab's guest agent. As PID 1 of the guest it mounts the pseudo file systems, loads the
  * modules that the initramfs lists, finds its virtio-serial port and serves the host. Started as
  * an ordinary program it serves stdin and stdout, until they close; with `--apart DIR` it does so
- * in a world of its own (apart.h), as root of a machine that is not ours. Mechanism only.
+ * in a world of its own (apart.h), as root of a machine that is not ours. `--within DIR` is for a
+ * guest that has another root and another init: modules and objects lie in DIR, the rest is as for
+ * PID 1. Mechanism only.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -16,17 +18,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/reboot.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "apart.h"
 #include "link.h"
+#include "ops.h"
 #include "task.h"
 
 #define PORT_NAME "cpumap-lab.agent"
 #define PORTS "/sys/class/virtio-ports"
+#define LEFT 75 /* exit status of who leaves its place to another */
 
 static void say_to_console(void)
 {
@@ -43,11 +49,11 @@ static void say_to_console(void)
 static void load_modules(void)
 {
 	char name[256], path[300];
-	FILE *order = fopen("/modules/order", "re");
+	FILE *order = fopen("modules/order", "re");
 
 	while (order && fgets(name, sizeof(name), order)) {
 		name[strcspn(name, "\n")] = 0;
-		snprintf(path, sizeof(path), "/modules/%s", name);
+		snprintf(path, sizeof(path), "modules/%s", name);
 		int fd = open(path, O_RDONLY | O_CLOEXEC);
 		if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST))
 			fprintf(stderr, "cpumap-lab: module %s: %m\n", name);
@@ -101,6 +107,8 @@ static bool turn(void)
 		link_send(&host, body, len);
 		free(body);
 	}
+	if (leaving)
+		_exit(LEFT);
 	return !gone;
 }
 
@@ -141,22 +149,59 @@ static void serve(int from, int to, bool for_ever)
 	}
 }
 
+/*
+ * Return in a child, which is to serve; when it leaves, in another, which has nothing of the
+ * first's: no descriptor, thread, child, namespace or capability. When one ends, so do all.
+ */
+static void supervise(void)
+{
+	int status;
+
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	may_leave = true;
+	for (;;) {
+		pid_t pid = fork();
+		if (pid == 0) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			setpgid(0, 0);
+			return;
+		}
+		if (pid < 0 || waitpid(pid, &status, 0) < 0)
+			_exit(1);
+		kill(-pid, SIGKILL);
+		while (waitpid(-1, NULL, 0) > 0)
+			;
+		if (!WIFEXITED(status) || WEXITSTATUS(status) != LEFT)
+			_exit(1);
+	}
+}
+
 int main(int argc, char **argv)
 {
+	bool within = argc == 3 && !strcmp(argv[1], "--within");
 	int fd = -1;
 
 	signal(SIGPIPE, SIG_IGN);
 	setrlimit(RLIMIT_MEMLOCK, &(struct rlimit){ RLIM_INFINITY, RLIM_INFINITY });
-	if (getpid() != 1) {
+	if (getpid() != 1 && !within) {
 		if (argc == 3 && !strcmp(argv[1], "--apart"))
 			go_apart(argv[2]);
 		fcntl(0, F_SETFL, fcntl(0, F_GETFL) | O_NONBLOCK);
 		serve(0, 1, false);
 		return 0;
 	}
-	mount_all();
-	say_to_console();
-	load_modules();
+	if (within) {
+		say_to_console();
+		if (chdir(argv[2]))
+			fprintf(stderr, "cpumap-lab: %s: %m\n", argv[2]);
+		load_modules();
+		make_root(argv[2]);
+		mount_all();
+	} else {
+		mount_all();
+		say_to_console();
+		load_modules();
+	}
 	/* the port appears some time after the driver has probed */
 	for (int i = 0; fd < 0 && i < 2000; i++) {
 		fd = open_port();
@@ -169,5 +214,7 @@ int main(int argc, char **argv)
 		reboot(RB_POWER_OFF);
 	}
 	printf("cpumap-lab: agent ready\n");
+	if (within)
+		supervise();
 	serve(fd, fd, true);
 }

@@ -7,6 +7,8 @@
 #define OPS_H
 
 #include <msgpack.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 
 #define WHY_MAX 65536
 
@@ -24,6 +26,13 @@ int op_write(const struct args *args, msgpack_packer *out, char *why);
 int op_drain(const struct args *args, msgpack_packer *out, char *why);
 int op_threads(const struct args *args, msgpack_packer *out, char *why);
 int op_spawn(const struct args *args, msgpack_packer *out, char *why);
+/* state.c: what there is, and the agent itself made new */
+int op_tree(const struct args *args, msgpack_packer *out, char *why);
+int op_leave(const struct args *args, msgpack_packer *out, char *why);
+/* Whether the agent is to leave, once its answers are sent. */
+extern atomic_bool leaving;
+/* Whether another would take its place. */
+extern bool may_leave;
 /* bpf.c: what libbpf knows better than a raw bpf(2) */
 int op_bpf_load(const struct args *args, msgpack_packer *out, char *why);
 int op_clsact(const struct args *args, msgpack_packer *out, char *why);

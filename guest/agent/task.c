@@ -26,6 +26,7 @@ static const struct {
 	{ "bpf_load", op_bpf_load },	 { "clsact", op_clsact },
 	{ "tc_attach", op_tc_attach },	 { "sink_start", op_sink_start },
 	{ "sink_count", op_sink_count }, { "sink_stop", op_sink_stop },
+	{ "tree", op_tree },		 { "leave", op_leave },
 };
 
 struct bytes {

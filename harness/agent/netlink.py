@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from harness.agent.syscalls import Syscalls
 
 AF_NETLINK, SOCK_RAW, NETLINK_ROUTE = 16, 3, 0
-NLM_F_REQUEST, NLM_F_ACK, NLMSG_ERROR = 1, 4, 2
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
+NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_SETLINK = 19
 IFLA_NET_NS_FD, IFLA_XDP = 28, 43
 IFLA_XDP_FD, IFLA_XDP_FLAGS = 1, 3
 NLA_F_NESTED = 1 << 15
 ANSWER_BYTES = 4096
+DUMP_BYTES = 1 << 16
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -30,19 +32,54 @@ def attribute(kind: int, payload: bytes) -> bytes:
     return whole.ljust(-len(whole) % 4 + len(whole), b"\0")
 
 
-def set_link(calls: Syscalls, ifindex: int, attributes: bytes) -> Result:
-    """RTM_SETLINK: return what the kernel answers, success or not.
+def dump(calls: Syscalls, request: int, body: bytes) -> list[bytes]:
+    """Ask rtnetlink for all of a kind (NLM_F_DUMP) and return the payloads of its messages.
 
     Args:
         calls: where; the network namespace is that of the agent's thread.
-        ifindex: of the interface.
-        attributes: what `attribute` packed, end to end.
+        request: RTM_GETLINK and the like.
+        body: `struct ifinfomsg` or its like.
+
+    Raises:
+        GuestError: the kernel refuses it.
+    """
+    flags = NLM_F_REQUEST | NLM_F_DUMP
+    message = struct.pack("<IHHII", 16 + len(body), request, flags, 1, 0) + body
+    fd = calls.must("socket", AF_NETLINK, SOCK_RAW, NETLINK_ROUTE).value
+    found: list[bytes] = []
+    try:
+        calls.must("sendto", fd, message, len(message), 0, 0, 0)
+        while True:
+            part = Buffer(DUMP_BYTES, returned=True)
+            size = calls.must("recvfrom", fd, part, DUMP_BYTES, 0, 0, 0).value
+            at = 0
+            while at < size:
+                length, kind = struct.unpack_from("<IH", part.content, at)
+                payload = part.content[at + 16 : at + length]
+                if kind == NLMSG_DONE:
+                    return found
+                if kind == NLMSG_ERROR:
+                    error = -struct.unpack_from("<i", payload)[0]
+                    Result(-error, error).must(f"rtnetlink request {request}")
+                found.append(payload)
+                at += length + -length % 4
+    finally:
+        calls.must("close", fd)
+
+
+def ask(calls: Syscalls, request: int, body: bytes, flags: int = 0) -> Result:
+    """Make one request of rtnetlink and return what the kernel answers, success or not.
+
+    Args:
+        calls: where; the network namespace is that of the agent's thread.
+        request: RTM_SETLINK and the like.
+        body: its message with all attributes.
+        flags: NLM_F_CREATE and the like.
 
     Raises:
         GuestError: there is no such socket.
     """
-    body = struct.pack("<BxHiII", 0, 0, ifindex, 0, 0) + attributes
-    head = struct.pack("<IHHII", 16 + len(body), RTM_SETLINK, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
+    head = struct.pack("<IHHII", 16 + len(body), request, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 0)
     fd = calls.must("socket", AF_NETLINK, SOCK_RAW, NETLINK_ROUTE).value
     try:
         calls.must("sendto", fd, head + body, len(head + body), 0, 0, 0)
@@ -54,6 +91,33 @@ def set_link(calls: Syscalls, ifindex: int, attributes: bytes) -> Result:
     if kind != NLMSG_ERROR:
         raise AssertionError(f"rtnetlink acknowledged with a message of type {kind}")
     return Result(error, -error)
+
+
+def attributes(data: bytes) -> dict[int, bytes]:
+    """Return the payloads of `struct nlattr`s that lie end to end, by their kind."""
+    found: dict[int, bytes] = {}
+    at = 0
+    while at + 4 <= len(data):
+        length, kind = struct.unpack_from("<HH", data, at)
+        if length < 4:
+            break
+        found[kind & ~NLA_F_NESTED] = data[at + 4 : at + length]
+        at += length + -length % 4
+    return found
+
+
+def set_link(calls: Syscalls, ifindex: int, asked: bytes) -> Result:
+    """RTM_SETLINK: return what the kernel answers, success or not.
+
+    Args:
+        calls: where; the network namespace is that of the agent's thread.
+        ifindex: of the interface.
+        asked: what `attribute` packed, end to end.
+
+    Raises:
+        GuestError: there is no such socket.
+    """
+    return ask(calls, RTM_SETLINK, struct.pack("<BxHiII", 0, 0, ifindex, 0, 0) + asked)
 
 
 def set_xdp(calls: Syscalls, ifindex: int, prog: Program | None, mode: str) -> None:
