@@ -38,6 +38,7 @@ class Frozen:
         qemu: version of the QEMU that froze it.
         accelerator: "tcg" or "kvm".
         hardware: the arguments that made its machine; empty if that was not noted yet.
+        ended: how it had ended itself; "" if it can run on.
     """
 
     directory: Path
@@ -47,6 +48,7 @@ class Frozen:
     qemu: str
     accelerator: str
     hardware: Sequence[str] = ()
+    ended: str = ""
 
 
 def find_results(run: Path) -> Path:
@@ -114,14 +116,17 @@ def _understand(directory: Path, told: dict[str, Any]) -> Frozen:
         raise TypeError
     kernel, sha256, qemu, accelerator = words
     shape, made = dict(told["topology"]), told.get("hardware", [])
-    if not isinstance(made, list):
+    ended = told.get("ended", "")
+    if not isinstance(made, list) or not isinstance(ended, str):
         raise TypeError
     shape["taps"] = tuple(shape.get("taps", ()))
-    return Frozen(directory, kernel, sha256, Topology(**shape), qemu, accelerator, made)
+    return Frozen(directory, kernel, sha256, Topology(**shape), qemu, accelerator, made, ended)
 
 
 def resume(frozen: Frozen, lab: Lab) -> Machine:
     """Return a running copy of a frozen guest, just as it was; what is kept of it stays untouched.
+
+    One that had ended itself does not run: its memory and its CPUs are there to be looked at.
 
     Raises:
         UserError: it cannot run here any more: another kernel, QEMU, accelerator or machine.
@@ -129,12 +134,15 @@ def resume(frozen: Frozen, lab: Lab) -> Machine:
     """
     recipe = _recipe(frozen, lab)
     try:
-        return thaw(recipe, frozen.directory / STATE)
+        machine = thaw(recipe, frozen.directory / STATE)
     except QemuFailed as error:
         raise QemuFailed(
             f"the guest in {frozen.directory / STATE} cannot be resumed: {error.message}",
             remedy="its file may be damaged; do the run again",
         ) from error
+    if frozen.ended:
+        machine.end(frozen.ended)
+    return machine
 
 
 def _recipe(frozen: Frozen, lab: Lab) -> Recipe:

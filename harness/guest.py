@@ -248,6 +248,7 @@ class Guest:
         """Find out why the guest takes no frames, if that is the error."""
         if isinstance(error, TrafficStalled) and error.hang is None:
             error.hang = self.machine.examine(error.message)
+            error.message += f"; {self.machine.ended}" if self.machine.ended else ""
 
     def splats(self) -> list[Splat]:
         """Return what the kernel reported of its own being broken, since it booted.

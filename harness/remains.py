@@ -116,6 +116,7 @@ def freeze_guest(guest: Guest, room: Path, *, go_on: bool = False) -> dict[str, 
     recipe = guest.machine.recipe
     said = {
         "format": FORMAT,
+        "ended": guest.machine.ended,
         "kernel": recipe.kernel.spec,
         "sha256": recipe.kernel.sha256,
         "topology": asdict(recipe.topology),

@@ -10,15 +10,21 @@ import pytest
 from lab_tools import wait_until
 
 from harness.casework import Casework
-from harness.errors import AgentLost, LabError
+from harness.errors import AgentLost, LabError, QemuFailed
+from harness.frozen import read_frozen, resume
+from harness.machine.hang.vcpus import read_registers, read_stack
 from harness.machine.topology import Topology
+from harness.machine.watcher import ENDS, PANICKED
+from harness.remains import freeze_guest, worth_freezing
 from harness.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from harness.judge import Judgement
     from harness.lab import Lab
+    from harness.machine.machine import Machine
 
 POISON = 0x6B6B6B6B6B6B6B6B
 """What SLUB leaves in freed memory, if told to (include/linux/poison.h)."""
@@ -64,11 +70,12 @@ def test_frames_of_a_device_that_is_gone(case: Casework) -> None:
     assert ", at eth_type_trans+0x" in oops
     assert panic == "panic: Kernel panic - not syncing: Fatal exception in interrupt"
     assert "cpu_map_kthread_run" in case.guest.machine.splats()[0].text
-    assert not case.guest.machine.process.alive()
+    assert case.guest.machine.ended == PANICKED
 
 
-def test_a_panic(case: Casework) -> None:
-    run = case.steer(1)
+def test_a_panic(case: Casework, workshop: Lab, tmp_path: Path) -> None:
+    """The guest is kept as it was when it restarted: CPUs and memory; it does not run on."""
+    run, machine = case.steer(1), case.guest.machine
 
     def act() -> None:
         case.send(frames=10)
@@ -77,7 +84,45 @@ def test_a_panic(case: Casework) -> None:
 
     judgement = judged(case, act)
     assert judgement.verdict is Verdict.CRASH
-    assert judgement.reasons[0] == "panic: Kernel panic - not syncing: sysrq triggered crash"
+    panic, lost = judgement.reasons
+    assert panic == "panic: Kernel panic - not syncing: sysrq triggered crash"
+    assert lost.startswith(f"the link closed while waiting for 'write': {PANICKED}")
+    assert machine.hang is None
+    before = look(machine)
+    assert set(freeze_guest(case.guest, tmp_path)) == {"guest.state.gz", "guest.json"}
+    with resume(read_frozen(tmp_path), workshop) as again:
+        assert look(again) == before
+        assert again.ended == machine.ended
+        with pytest.raises(QemuFailed, match="refused cont"):
+            again.qmp("cont")
+        with pytest.raises(AgentLost, match=machine.ended):
+            again.link.call("read", "/proc/uptime", 100)
+
+
+def look(machine: Machine) -> list[object]:
+    """Return the registers of a guest's CPUs, and the stacks of those that do not sleep."""
+    registers = read_registers(ask := machine.monitor.command)
+    scratch = machine.directory / "stack"
+    awake = [cpu for cpu, each in registers.items() if not each.halted]
+    assert awake
+    return [registers, *(read_stack(ask, cpu, registers[cpu], scratch) for cpu in awake)]
+
+
+def test_a_guest_that_restarts_without_a_word(case: Casework) -> None:
+    """No crash is known of it, and no hang: what it was doing is in its memory, which is kept."""
+    run = case.steer(1)
+
+    def act() -> None:
+        case.guest.calls.link.send("write", "/proc/sysrq-trigger", b"b", task=ASIDE)
+        while True:
+            run.send([run.flow(frames=100)])
+
+    judgement = judged(case, act)
+    assert judgement.verdict is Verdict.INVALID
+    (reason,) = judgement.reasons
+    assert reason.startswith("the guest went away after ")
+    assert ENDS["guest-reset"] in reason
+    assert worth_freezing(case.guest, judgement.verdict)
 
 
 def test_a_kernel_that_complains_and_goes_on(case: Casework) -> None:

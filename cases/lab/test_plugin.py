@@ -6,6 +6,8 @@ import base64
 import gzip
 import json
 import re
+import signal
+import socket
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -14,6 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from lab_tools import LATE_S
+
+from harness.machine.watcher import PANICKED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -314,7 +319,8 @@ def test_what_is_left_of_a_failure_is_told_on_the_page(session: Session) -> None
 def test_what_is_left_of_a_guest_that_is_gone_is_kept(session: Session) -> None:
     panic = kept(session, "crash_that_fails")
     assert "sysrq: Trigger a crash" in (panic / "console.log").read_text()
-    assert not (panic / "guest.state.gz").exists()
+    assert (panic / "guest.state.gz").exists()
+    assert json.loads((panic / "guest.json").read_text())["ended"] == PANICKED
     lost = session.outcomes["lost_guest"]
     assert lost.properties["hang"] == "QEMU dead"
     directory = kept(session, "lost_guest")
@@ -322,6 +328,33 @@ def test_what_is_left_of_a_guest_that_is_gone_is_kept(session: Session) -> None:
     assert "QEMU dead: QEMU ended with signal SIGKILL" in (directory / "why.txt").read_text()
     assert json.loads((directory / "run.json").read_text())["hang"] == "QEMU dead"
     assert not (directory / "guest.state.gz").exists()
+
+
+def test_a_guest_that_panicked_can_be_looked_at_by_a_debugger(session: Session) -> None:
+    panic = str(kept(session, "crash_that_fails"))
+    lab = [sys.executable, "-c", "from harness.cli import main; main()", "shell", "--failed", panic]
+    told = subprocess.run([*lab, "--", "dmesg"], capture_output=True, text=True, check=False)
+    assert told.returncode == 125
+    assert "\n  panic: Kernel panic - not syncing: sysrq triggered crash\n" in told.stderr
+    assert f"gives no prompt: {PANICKED}, and cannot run on" in told.stderr
+    with subprocess.Popen([*lab, "--gdb"], stderr=subprocess.PIPE, text=True) as shell:
+        assert shell.stderr is not None
+        for line in shell.stderr:
+            if found := re.search(r"target remote ([^']+)'", line):
+                stub = found[1]
+            if "no prompt: " in line:
+                break
+        with socket.socket(socket.AF_UNIX) as gdb:
+            gdb.settimeout(LATE_S)
+            gdb.connect(stub)
+            gdb.sendall(b"+$g#67")  # the registers
+            answer = gdb.recv(4096)
+            while b"#" not in answer:
+                answer += gdb.recv(4096)
+        assert len(answer) > 16 * 16
+        shell.send_signal(signal.SIGINT)
+        shell.communicate(timeout=LATE_S)
+    assert shell.returncode == 130
 
 
 def test_a_guest_that_could_not_be_judged_is_kept(session: Session) -> None:

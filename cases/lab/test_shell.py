@@ -162,7 +162,7 @@ def test_a_shell_that_is_ended(failed: Path, module_cache: Cache, number: int) -
 def test_a_guest_that_ends_under_the_shell(a_kernel: str, module_cache: Cache) -> None:
     status, _, errors = shell("--kernel", a_kernel, *SMALL, "--", "echo b >/proc/sysrq-trigger")
     assert status == 125
-    assert "error: the guest has ended" in errors
+    assert "error: the guest has restarted by itself" in errors
     assert "Traceback" not in errors
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import select
+import socket
 import struct
 import time
 import zlib
@@ -23,7 +24,6 @@ import msgpack
 from harness.errors import AgentLost, GuestError, UserError
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     from harness.machine.hang.findings import Hang
@@ -77,6 +77,11 @@ class Link:
     def close(self) -> None:
         """Close the socket; the agent waits for another host."""
         self._sock.close()
+
+    def hang_up(self) -> None:
+        """End the link for whoever waits at it, in another thread maybe."""
+        with contextlib.suppress(OSError):  # it is closed
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def call(self, op: str, *args: Any, task: int = 0, deadline_s: float | None = None) -> Any:
         """Run one operation in the guest and return its result.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PORT = "cpumap-lab.agent"
 KERNEL_ARGS = (
-    # notices and worse go to the console; a panic reboots, which -no-reboot turns into QEMU's end
+    # notices and worse go to the console; a panic restarts, and that ends the guest (`-no-reboot`)
     "console=ttyS0 earlyprintk=ttyS0 loglevel=6 rdinit=/init panic=-1"
     # a host that is busy elsewhere is no broken timer, no broken TSC
     " no_timer_check tsc=reliable"
@@ -38,6 +38,7 @@ class Wiring:
     Attributes:
         agent: descriptor of the agent's stream socket.
         qmp: descriptor of the monitor's stream socket.
+        watch: descriptor of the stream socket of the watcher's monitor.
         nics: of each NIC the descriptor of its datagram socket, or those of its tap's queues.
         console: file that the serial console is written to.
         firmware: file that the firmware's debug port is written to.
@@ -46,6 +47,7 @@ class Wiring:
 
     agent: int
     qmp: int
+    watch: int
     nics: tuple[tuple[int, ...], ...]
     console: Path
     firmware: Path
@@ -54,7 +56,7 @@ class Wiring:
     @property
     def fds(self) -> tuple[int, ...]:
         """All descriptors, for the child to inherit."""
-        return (self.agent, self.qmp, *(fd for nic in self.nics for fd in nic))
+        return (self.agent, self.qmp, self.watch, *(fd for nic in self.nics for fd in nic))
 
 
 def hardware(topology: Topology, cpu: str) -> list[str]:
@@ -105,7 +107,10 @@ def backends(topology: Topology, wiring: Wiring, *, share_ram: bool) -> list[str
     args += ["-serial", "chardev:console"]
     args += ["-chardev", f"file,id=firmware,path={escape(wiring.firmware)}"]
     args += ["-chardev", f"socket,id=agent,fd={wiring.agent}"]
-    args += ["-chardev", f"socket,id=qmp,fd={wiring.qmp}", "-mon", "chardev=qmp,mode=control"]
+    for name, fd in (("qmp", wiring.qmp), ("watch", wiring.watch)):
+        args += ["-chardev", f"socket,id={name},fd={fd}", "-mon", f"chardev={name},mode=control"]
+    # a guest that ends itself is kept, stopped: its memory tells why (harness/machine/watcher.py)
+    args += ["-action", "shutdown=pause"]
     for number, (nic, fds) in enumerate(zip(topology.devices, wiring.nics, strict=True)):
         args += ["-netdev", _netdev(f"id=n{number}", nic, fds)]
     if topology.ssh:

@@ -23,10 +23,12 @@ from harness.landing import cache_errors
 from harness.machine import command
 from harness.machine.console import Console
 from harness.machine.hang.examine import examine
+from harness.machine.hang.findings import Kind
 from harness.machine.monitor import Monitor
-from harness.machine.nic import open_wire
+from harness.machine.nic import hang_up, open_wire
 from harness.machine.process import Process
 from harness.machine.splats import Splat, find_splats
+from harness.machine.watcher import PANICKED, Watcher
 from harness.paths import cache_dir
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ REMEDIES = {
 """What to do about a boot that failed, by the last phase reached."""
 LAST_BREATH_S = 0.5
 """What QEMU may take to end after it has closed its monitor."""
+LAST_WORDS_S = 5.0
+"""What a kernel that panics may take to end after it has said so."""
 HELLO_S = 30.0
 CALL_S = 60.0
 MONITOR_S = 60.0
@@ -153,6 +157,7 @@ class Machine:
         twin: makes another guest with the same kernel at the same addresses, if one can be made.
         hang: why the guest kept the lab waiting, if it did.
         examined: whether that was looked into; it is once.
+        ended: how the guest has ended itself, if it did; QEMU keeps it as it was.
 
     Raises:
         QemuFailed: QEMU cannot be started.
@@ -170,13 +175,14 @@ class Machine:
         self.twin: Callable[[], Machine] | None = None
         self.hang: Hang | None = None
         self.examined = False
+        self.ended = ""
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as handed:
             runs = cache_dir("run")
             with cache_errors(str(runs)):
                 self.directory = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=runs))
             undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
             undo.callback(os.close, own(self.directory))
-            ours, theirs = zip(*(socket.socketpair() for _ in range(2)), strict=True)
+            ours, theirs = zip(*(socket.socketpair() for _ in range(3)), strict=True)
             for end in ours:
                 undo.callback(end.close)
             for end in theirs:
@@ -194,6 +200,7 @@ class Machine:
             wiring = command.Wiring(
                 agent=theirs[0].fileno(),
                 qmp=theirs[1].fileno(),
+                watch=theirs[2].fileno(),
                 nics=tuple(fds for _, fds in wires),
                 console=self.directory / "console.log",
                 firmware=self.directory / "firmware.log",
@@ -217,12 +224,18 @@ class Machine:
                 log=self.directory / "qemu.log",
             )
             undo.callback(self.process.kill)
-            self.console = Console(wiring.console, self.process.alive)
-            self._firmware = Console(wiring.firmware, self.process.alive)
+            self.console = Console(wiring.console, self.runs)
+            self._firmware = Console(wiring.firmware, self.runs)
             self.monitor = Monitor(ours[1], deadline_s=MONITOR_S * recipe.accel.pace)
             undo.callback(self.monitor.close)
             deadline_s = CALL_S * recipe.accel.pace
-            self.link = Link(ours[0], deadline_s=deadline_s, examine=self.examine)
+            self.link = Link(
+                ours[0],
+                deadline_s=deadline_s,
+                examine=self.examine,
+                gone=lambda: self.ended or "QEMU has gone",
+            )
+            undo.callback(Watcher(ours[2], self.end).close)
             self._undo = undo.pop_all()
 
     def __enter__(self) -> Self:
@@ -237,6 +250,23 @@ class Machine:
         self._firmware.close()
         self.link.close()
         self._undo.close()
+
+    def runs(self) -> bool:
+        """Tell whether the guest may go on: QEMU is there, and it has not ended itself."""
+        return self.process.alive() and not self.ended
+
+    def end(self, how: str) -> None:
+        """Have everybody who waits for the guest learn at once that it has ended itself.
+
+        Args:
+            how: it did.
+        """
+        if any(splat.kind == "panic" for splat in self.splats()):
+            how = PANICKED
+        self.ended = self.ended or how
+        self.link.hang_up()
+        for nic in self.nics:
+            hang_up(nic)
 
     def wait_boot(self) -> None:
         """Wait until the agent answers, phase by phase.
@@ -256,10 +286,10 @@ class Machine:
                 self.examine(what, booting=True)
                 self._boot_failed(reached, what)
             except pexpect.EOF:
-                why = "the kernel rebooted" if self.process.wait(5) == 0 else self.process.failure()
-                self._boot_failed(reached, f"QEMU ended before {phase} was reached ({why})")
+                why = self.ended or self.process.failure()
+                self._boot_failed(reached, f"it ended before {phase} was reached ({why})")
             if found == 1:
-                self.process.wait(5)
+                self.console.expect([pexpect.EOF, pexpect.TIMEOUT], timeout=LAST_WORDS_S)
                 self._boot_failed(reached, "the kernel died")
             reached = phase
         try:
@@ -294,11 +324,20 @@ class Machine:
     def examine(self, waited_for: str, *, booting: bool = False) -> Hang | None:
         """Return why the guest keeps the lab waiting; it is found out the first time.
 
+        One that has ended itself keeps nobody waiting; a QEMU may still end after the first time.
+
         Args:
             waited_for: what the lab gave up waiting for.
             booting: whether the guest has no agent yet.
         """
-        if not self.examined:
+        if self.ended:
+            return self.hang
+        has_died = (
+            self.hang is not None
+            and self.hang.kind is not Kind.QEMU_DEAD
+            and self.process.wait(LAST_BREATH_S) is not None
+        )
+        if has_died or not self.examined:
             self.examined = True
             self.hang = examine(self, waited_for, booting=booting)
         return self.hang

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import TYPE_CHECKING
 
@@ -23,3 +24,12 @@ def open_wire(nic: Nic) -> tuple[End, tuple[int, ...]]:
         return make_tap(nic.taps)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     return ours, (theirs.detach(),)
+
+
+def hang_up(end: End) -> None:
+    """Have whoever sends into the harness's end of a wire learn that nobody takes it any more."""
+    if isinstance(end, Tap):
+        end.hung_up.set()
+        return
+    with contextlib.suppress(OSError):  # it is closed
+        end.shutdown(socket.SHUT_RDWR)

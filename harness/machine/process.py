@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STOP_S = 10.0
+LAST_LINES = 5
+"""Of what it printed, that an error message tells."""
 
 
 class Process:
@@ -75,7 +77,8 @@ class Process:
         status = self._child.poll()
         if status is None:
             return "QEMU still runs"
-        return f"QEMU ended with {how_ended(status)}: {self.output() or 'it printed nothing'}"
+        last = "\n".join(self.output().splitlines()[-LAST_LINES:])
+        return f"QEMU ended with {how_ended(status)}: {last or 'it printed nothing'}"
 
     def kill(self) -> None:
         """End it now and collect it."""

@@ -163,6 +163,8 @@ def freeze(machine: Machine, path: Path) -> None:
 def thaw(recipe: Recipe, path: Path) -> Machine:
     """Return a running copy of a guest that `freeze` saved; its recipe must be the same.
 
+    It does not run if it had ended itself: only a reset would bring it on.
+
     Raises:
         QemuFailed: it cannot be loaded.
     """

@@ -9,7 +9,8 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import ToolMissing
@@ -25,16 +26,20 @@ class Tap:
     Attributes:
         packet: sends into it, and receives what the guest sends.
         counters: descriptor of /proc/net/dev in its namespace.
+        hung_up: set when nobody will read it any more.
     """
 
     packet: socket.socket
     counters: int
+    hung_up: threading.Event = field(default_factory=threading.Event)
 
     def counts(self) -> tuple[int, int] | None:
         """Return the frames that QEMU has read from it, and those that it has dropped.
 
-        None when it has gone, with the last of its queues' descriptors.
+        None when it has gone, with the last of its queues' descriptors, or is read no more.
         """
+        if self.hung_up.is_set():
+            return None
         text = os.pread(self.counters, 1 << 16, 0).decode()
         _, there, numbers = text.partition(f"{tap_room.NAME}:")
         if not there:

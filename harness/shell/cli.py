@@ -21,7 +21,7 @@ from harness.shell.session import Session, find_silence
 from harness.toolbox import BPFTOOL, BUSYBOX, fetch_tool, install_shell, pack, upload
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from harness.machine.machine import Machine
 
@@ -125,15 +125,11 @@ def enter(
     Raises:
         AgentLost: the guest does not answer, or ends.
     """
-    silence = find_silence(machine.link, ANSWER_S * machine.recipe.accel.pace)
-    if silence and not wish.gdb:
-        raise AgentLost(
-            f"the guest gives no prompt: {silence}",
-            remedy="look at it from outside: --gdb; its last words are in console.log of the run",
-        )
+    if silence := _find_silence(machine):
+        return _show_silent(machine, failed, silence, phases, wish)
     lines: list[str] = []
-    has_bpftool = not silence and _install(machine, phases, lines)
-    if wish.ssh and not silence:
+    has_bpftool = _install(machine, phases, lines)
+    if wish.ssh:
         from harness.sshd import open_door  # noqa: PLC0415 - paramiko takes a while to import
 
         phases.begin("starting the guest's sshd")
@@ -141,16 +137,53 @@ def enter(
     if wish.gdb:
         stub = gdb.open_stub(machine)
         phases.begin("reading the kernel's symbols")
-        lines += gdb.tell(machine.recipe.kernel, None if silence else machine.link, stub)
+        lines += gdb.tell(machine.recipe.kernel, gdb.ask_symbols(machine.link), stub)
     phases.end()
-    if wish.prompt or silence:
+    if wish.prompt:
         lines = [*banner.tell(machine.recipe, failed, bpftool=has_bpftool), *lines]
+    _echo(lines)
+    return _converse(machine, command, is_interactive=wish.prompt)
+
+
+def _find_silence(machine: Machine) -> str:
+    """Return why a guest gives no prompt; "" if it does."""
+    if machine.ended:
+        return f"{machine.ended}, and cannot run on"
+    return find_silence(machine.link, ANSWER_S * machine.recipe.accel.pace)
+
+
+def _show_silent(
+    machine: Machine, failed: Path | None, silence: str, phases: Phases, wish: Wish
+) -> int:
+    """Show what there is of a guest that gives no prompt, and keep it for a debugger if wanted.
+
+    Raises:
+        AgentLost: no debugger is wanted.
+    """
+    console = _read_console(failed) if failed else machine.console.text()
+    phases.end()
+    _echo(banner.tell_silent(machine.recipe, failed, console))
+    if not wish.gdb:
+        raise AgentLost(
+            f"the guest gives no prompt: {silence}",
+            remedy="look at its CPUs and its memory from outside: --gdb",
+        )
+    _echo(gdb.tell(machine.recipe.kernel, gdb.heard_symbols(console), gdb.open_stub(machine)))
+    click.echo(f"no prompt: {silence}; Ctrl-C ends the guest", err=True)
+    return _wait_end(machine)
+
+
+def _read_console(failed: Path) -> str:
+    """Return what the guest of a failed run had printed; "" if that is not there."""
+    try:
+        return (failed / "console.log").read_text("utf-8", "replace")
+    except OSError:  # somebody has tidied up
+        return ""
+
+
+def _echo(lines: Iterable[str]) -> None:
     for line in lines:
         click.echo(line, err=True)
-    if silence:
-        click.echo(f"no prompt: {silence}; Ctrl-C ends the guest", err=True)
-        return _wait_end(machine)
-    return _converse(machine, command, is_interactive=wish.prompt)
 
 
 def _converse(machine: Machine, command: Sequence[str], *, is_interactive: bool) -> int:
@@ -165,9 +198,11 @@ def _converse(machine: Machine, command: Sequence[str], *, is_interactive: bool)
             terminal.relay(session)
         return session.wait()
     except AgentLost as error:
-        if (status := machine.process.wait(1)) is None:
+        end = machine.ended
+        if not end and machine.process.wait(1) is not None:
+            end = machine.process.failure()
+        if not end:
             raise
-        end = "the guest has ended" if status == 0 else machine.process.failure()
         raise AgentLost(f"{end}: {machine.console.tail(3) or error.message}") from error
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from elftools.elf.elffile import ELFFile
 
-from harness.errors import LabError, UserError
+from harness.errors import GuestError, UserError
 from harness.paths import cache_dir
 
 if TYPE_CHECKING:
@@ -48,16 +49,31 @@ def open_stub(machine: Machine) -> Path:
     return path
 
 
-def read_symbols(link: Link) -> dict[str, int]:
+def ask_symbols(link: Link) -> dict[str, int]:
     """Return the addresses of the kernel's own text and of some functions of cpumap.c, by name.
 
+    None is known if it has no /proc/kallsyms.
+
     Raises:
-        LabError: the guest does not answer, or has no /proc/kallsyms.
+        AgentLost: the guest does not answer.
     """
-    content: bytes = link.call("read", "/proc/kallsyms", MAX_KALLSYMS)
+    try:
+        content: bytes = link.call("read", "/proc/kallsyms", MAX_KALLSYMS)
+    except GuestError:
+        return {}
     wanted = {"_text", *SHOWN}
     rows = (line.split() for line in content.decode("ascii", "replace").splitlines())
     return {row[2]: int(row[0], 16) for row in rows if len(row) == 3 and row[2] in wanted}
+
+
+def heard_symbols(console: str) -> dict[str, int]:
+    """Return where the kernel's text is, if it said so: one that panics does.
+
+    (arch/x86/kernel/setup.c, dump_kernel_offset)
+    """
+    if found := re.search(r"Kernel Offset: 0x([0-9a-f]+) from 0x([0-9a-f]+)", console):
+        return {"_text": int(found[1], 16) + int(found[2], 16)}
+    return {"_text": TEXT} if "Kernel Offset: disabled" in console else {}
 
 
 def find_vmlinux(kernel: KernelImage) -> Path | None:
@@ -89,20 +105,14 @@ def _link_address(vmlinux: Path) -> int:
         return int(next(ELFFile(file).iter_segments("PT_LOAD"))["p_vaddr"])
 
 
-def tell(kernel: KernelImage, link: Link | None, socket: Path) -> Iterator[str]:
+def tell(kernel: KernelImage, symbols: Mapping[str, int], socket: Path) -> Iterator[str]:
     """Yield what somebody with a gdb has to know.
 
     Args:
         kernel: of the guest.
-        link: to its agent; None if that does not answer.
+        symbols: of it, as far as they are known.
         socket: of the stub.
     """
-    symbols: Mapping[str, int] = {}
-    if link is not None:
-        try:
-            symbols = read_symbols(link)
-        except LabError as error:
-            yield f"gdb: no addresses: {error.message}"
     vmlinux = find_vmlinux(kernel)
     words = ["gdb", "-ex", f"target remote {socket}"]
     if vmlinux is not None:
@@ -111,11 +121,12 @@ def tell(kernel: KernelImage, link: Link | None, socket: Path) -> Iterator[str]:
         unmoved = base if kernel.boot != kernel.vmlinuz else None
         text = symbols.get("_text", unmoved)
         if text is None:
-            yield "gdb: where KASLR has put the kernel is not known: its agent does not answer"
+            yield "gdb: where KASLR has put the kernel is not known: the guest does not tell"
         offset = (text or base) - base
         load = f"symbol-file -o {offset:#x} {vmlinux}" if offset else f"symbol-file {vmlinux}"
         words[1:1] = ["-ex", load]
     yield f"gdb: {shlex.join(words)}"
+    yield "     each CPU is a thread: info threads; thread 2; backtrace"
     if vmlinux is None:
         yield from _remedy(kernel)
     if text := symbols.get("_text"):

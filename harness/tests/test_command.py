@@ -20,6 +20,7 @@ from harness.machine.topology import Topology
 WIRING = Wiring(
     agent=10,
     qmp=11,
+    watch=9,
     nics=((12,), (13,)),
     console=Path("/run/a,b/console.log"),
     firmware=Path("/run/firmware.log"),
@@ -33,7 +34,7 @@ def following(args: list[str], option: str) -> list[str]:
 
 
 def test_every_descriptor_is_inherited() -> None:
-    assert WIRING.fds == (10, 11, 12, 13)
+    assert WIRING.fds == (10, 11, 9, 12, 13)
 
 
 def test_the_machine() -> None:
@@ -98,7 +99,7 @@ def test_a_tap_of_several_queues() -> None:
         device for device in following(hardware(topology, "qemu64"), "-device") if "net" in device
     ]
     assert ["mq=on,vectors=10" in nic for nic in nics] == [True, False]
-    assert wiring.fds == (10, 11, 12, 13, 14, 15, 16)
+    assert wiring.fds == (10, 11, 9, 12, 13, 14, 15, 16)
 
 
 def test_a_tap_of_one_queue_is_the_same_machine() -> None:

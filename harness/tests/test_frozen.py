@@ -106,6 +106,15 @@ def test_a_guest_is_resumed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (recipe.topology, state) == (SMALL, run / "guest.state.gz")
 
 
+def test_a_guest_that_had_ended_is_none_to_wait_for(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, told = keep(cache / "results/panic", ended="it has restarted"), list[str]()
+    monkeypatch.setattr(harness.frozen, "thaw", lambda *_: SimpleNamespace(end=told.append))
+    resume(read_frozen(run), Lab())  # type: ignore[arg-type]
+    assert told == ["it has restarted"]
+
+
 @pytest.mark.parametrize(
     ("lab", "words"),
     [
@@ -181,6 +190,7 @@ def test_a_run_without_a_guest(run: Path) -> None:
         json.dumps(SAID | {"topology": {"cpus": "3"}}),
         json.dumps(SAID | {"qemu": 10}),
         json.dumps(SAID | {"hardware": 10}),
+        json.dumps(SAID | {"ended": True}),
         json.dumps({key: SAID[key] for key in SAID if key != "kernel"}),
     ],
 )

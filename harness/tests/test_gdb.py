@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.errors import AgentLost, UserError
+from harness.errors import GuestError, UserError
 from harness.shell import gdb
 from harness.tests.fakes import make_elf
 
@@ -38,9 +38,11 @@ class Link:
         return KALLSYMS.encode()
 
 
-class DeadLink:
+class NoList:
+    """An agent's, of a guest without CONFIG_KALLSYMS."""
+
     def call(self, *_: object) -> bytes:
-        raise AgentLost("no answer")
+        raise GuestError("no such file", errno=2)
 
 
 def vmlinux() -> bytes:
@@ -60,8 +62,16 @@ def kernel(tmp_path: Path, *, moves: bool, spec: str = "debian:7.3") -> Any:
     return SimpleNamespace(vmlinuz=vmlinuz, boot=boot, **names)
 
 
-def told(tmp_path: Path, link: object, *, moves: bool = True, spec: str = "debian:7.3") -> str:
-    lines = gdb.tell(kernel(tmp_path, moves=moves, spec=spec), link, tmp_path / "gdb")  # type: ignore[arg-type]
+def told(
+    tmp_path: Path,
+    link: object = None,
+    *,
+    console: str = "",
+    moves: bool = True,
+    spec: str = "debian:7.3",
+) -> str:
+    symbols = gdb.ask_symbols(link) if link else gdb.heard_symbols(console)  # type: ignore[arg-type]
+    lines = gdb.tell(kernel(tmp_path, moves=moves, spec=spec), symbols, tmp_path / "gdb")
     return "\n".join(lines)
 
 
@@ -79,16 +89,33 @@ def test_symbols_are_moved_as_kaslr_moved_the_kernel(tmp_path: Path, where: str)
 def test_a_kernel_that_stays_needs_no_agent(tmp_path: Path) -> None:
     (tmp_path / "o").mkdir()
     (tmp_path / "o/vmlinux").write_bytes(vmlinux())
-    text = told(tmp_path, None, moves=False)
+    text = told(tmp_path, moves=False)
     assert f"-ex 'symbol-file {tmp_path}/o/vmlinux'" in text
     assert "KASLR" not in text
 
 
-@pytest.mark.parametrize("link", [None, DeadLink()])
-def test_a_moved_kernel_whose_agent_is_dead(tmp_path: Path, link: object) -> None:
+@pytest.mark.parametrize("link", [None, NoList()])
+def test_a_moved_kernel_whose_agent_does_not_tell(tmp_path: Path, link: object) -> None:
     (tmp_path / "o").mkdir()
     (tmp_path / "o/vmlinux").write_bytes(vmlinux())
     assert "where KASLR has put the kernel is not known" in told(tmp_path, link)
+
+
+@pytest.mark.parametrize(
+    ("said", "offset"),
+    [
+        ("0x19000000 from 0xffffffff81000000 (relocation range: 0x1-0x2)", "-o 0x19000000 "),
+        ("disabled", ""),
+    ],
+)
+def test_a_kernel_that_panicked_has_said_where_it_was(
+    tmp_path: Path, said: str, offset: str
+) -> None:
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o/vmlinux").write_bytes(vmlinux())
+    text = told(tmp_path, console=f"[    3.1] Kernel Offset: {said}\n")
+    assert f"'symbol-file {offset}{tmp_path}/o/vmlinux'" in text
+    assert "not known" not in text
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.errors import ToolMissing, TrafficError
-from harness.machine.nic import open_wire
+from harness.machine.nic import hang_up, open_wire
 from harness.machine.tap import make_tap
 from harness.machine.topology import Nic
 from harness.traffic.frames import Flow, build_frames
@@ -122,16 +122,26 @@ def test_a_qemu_that_has_gone_is_an_error_with_the_count(wire: Wire) -> None:
     injector = wire.inject()
     while_reading(wire, 5, lambda: injector.send(frames(5)))
     wire.hang_up()
-    with pytest.raises(TrafficError, match="QEMU went away after 0 of 9 frames"):
+    with pytest.raises(TrafficError, match="the guest went away after 0 of 9 frames"):
         injector.send(frames(9))
 
 
 def test_a_qemu_that_goes_while_it_is_waited_for(wire: Wire) -> None:
     sender_waits = threading.Timer(0.05, wire.hang_up)
     sender_waits.start()
-    with pytest.raises(TrafficError, match=r"QEMU went away after \d+ of 200000 frames"):
+    with pytest.raises(TrafficError, match=r"the guest went away after \d+ of 200000 frames"):
         wire.inject().send(frames(200_000))
     sender_waits.join()
+
+
+def test_a_guest_that_ends_while_it_is_waited_for(wire: Wire) -> None:
+    """Its QEMU stays, and takes nothing more."""
+    ends = threading.Timer(0.05, hang_up, [wire.end])
+    ends.start()
+    with pytest.raises(TrafficError, match=r"the guest went away after \d+ of 200000 frames"):
+        wire.inject().send(frames(200_000))
+    ends.join()
+    assert wire.inject().receive(1, deadline_s=0.01) == []
 
 
 def test_progress_is_told_now_and_then(wire: Wire) -> None:

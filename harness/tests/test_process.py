@@ -84,6 +84,12 @@ def test_a_program_that_ends(start: Callable[..., Process]) -> None:
     assert process.failure() == "QEMU ended with status 3: out\nerr"
 
 
+def test_of_much_that_it_printed_the_last_lines_are_told(start: Callable[..., Process]) -> None:
+    process = start("sh", "-c", "seq 1 9; exit 1")
+    process.wait(LATE_S)
+    assert process.failure() == "QEMU ended with status 1: 5\n6\n7\n8\n9"
+
+
 def test_a_program_that_runs(start: Callable[..., Process]) -> None:
     process = start("sleep", "1000")
     assert process.alive()

@@ -14,6 +14,7 @@ import pexpect
 import pytest
 
 from harness.errors import AgentLost
+from harness.machine.topology import Topology
 from harness.phases import Phases
 from harness.shell import cli
 from harness.shell.session import Session, find_silence
@@ -173,13 +174,29 @@ def test_a_pipe_whose_reader_leaves_ends_quietly(tmp_path: Path) -> None:
     assert run(tmp_path, "yes | head -n 1").stderr == b""
 
 
-def test_a_guest_that_gives_no_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    accel = SimpleNamespace(pace=1)
-    machine: Any = SimpleNamespace(link=None, recipe=SimpleNamespace(accel=accel))
+@pytest.mark.parametrize("ended", ["", "the guest has restarted"])
+def test_a_guest_that_gives_no_prompt(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ended: str,
+) -> None:
+    """All that is known of it is told; only the console of its run has its last words."""
+    recipe = SimpleNamespace(
+        accel=SimpleNamespace(pace=1),
+        kernel=SimpleNamespace(release="7.3.4-x", spec="debian:7.3"),
+        topology=Topology(),
+    )
+    machine: Any = SimpleNamespace(link=None, ended=ended, recipe=recipe)
     monkeypatch.setattr(cli, "find_silence", lambda *_: "it sleeps")
-    with pytest.raises(AgentLost, match="gives no prompt: it sleeps") as error:
-        cli.enter(machine, None, (), Phases(sys.stderr), cli.Wish(False, False, True))
+    (tmp_path / "console.log").write_text("one\nKernel panic\n")
+    why = f"{ended}, and cannot run on" if ended else "it sleeps"
+    with pytest.raises(AgentLost, match=f"gives no prompt: {why}") as error:
+        cli.enter(machine, tmp_path, (), Phases(sys.stderr), cli.Wish(False, False, True))
     assert "--gdb" in error.value.remedy
+    assert capsys.readouterr().err.endswith(
+        "the last lines of its console:\n  one\n  Kernel panic\n"
+    )
 
 
 def test_an_agent_that_is_silent() -> None:

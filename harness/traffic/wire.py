@@ -35,7 +35,7 @@ class Injector(Protocol):
             progress: called now and then with the number sent so far.
 
         Raises:
-            TrafficStalled: the guest stopped taking frames, or QEMU has gone.
+            TrafficStalled: the guest stopped taking frames, or has gone.
         """
 
     def receive(self, frames: int, *, deadline_s: float) -> list[bytes]:
@@ -63,13 +63,15 @@ def receive(sock: socket.socket, frames: int, deadline_s: float) -> list[bytes]:
     deadline = time.monotonic() + deadline_s
     while len(got) < frames and (left := deadline - time.monotonic()) > 0:
         if select.select([sock], [], [], left)[0]:
-            got.append(sock.recv(LARGEST))
+            if not (frame := sock.recv(LARGEST)):  # hung up
+                break
+            got.append(frame)
     return got
 
 
 def gone(sent: int, frames: int, error: object) -> TrafficStalled:
-    """Return the error that tells of a QEMU which is not there any more."""
-    return TrafficStalled(f"QEMU went away after {sent} of {frames} frames: {error}")
+    """Return the error that tells of a guest which is not there any more."""
+    return TrafficStalled(f"the guest went away after {sent} of {frames} frames: {error}")
 
 
 def stalled(sent: int, frames: int, stall_s: float) -> TrafficStalled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -125,6 +126,23 @@ def test_an_agent_that_dies_while_it_is_waited_for_is_lost(
     agent.process.kill()
     with pytest.raises(AgentLost, match="the link closed while waiting for 'syscall'"):
         link.wait(waiting.ticket)
+
+
+def test_a_link_that_is_hung_up_in_another_thread_says_why(agent: Agent, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    path = f"{tmp_path}/fifo\0".encode()
+    link = Link(agent.sock.dup(), deadline_s=DEADLINE_S, gone=lambda: "the guest is no more")
+    waiting = Syscalls(link, task=1).start("openat", AT_FDCWD, path, os.O_RDONLY)
+    wait_until_opening(agent)
+    other = threading.Timer(0.05, link.hang_up)
+    other.start()
+    with pytest.raises(AgentLost, match="waiting for 'syscall': the guest is no more"):
+        link.wait(waiting.ticket)
+    with pytest.raises(AgentLost, match="the guest is no more"):
+        link.call("write", "/dev/null", b"x")
+    other.join()
+    link.close()
+    link.hang_up()
 
 
 @pytest.mark.parametrize("answering", [False, True])
