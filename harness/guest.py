@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +15,7 @@ from harness.agent.netlink import move_to_netns
 from harness.agent.syscalls import Buffer, Syscalls
 from harness.agent.threads import own_threads
 from harness.agent.tracer import Rings, Tracer, start_tracing
+from harness.agent.veth import PacketSocket, make_veth, peer_name, set_aside
 from harness.errors import GuestError, LabError, TrafficStalled
 from harness.machine.clock import check_clock, read_clock
 from harness.machine.command import SSH_GUEST
@@ -103,12 +104,14 @@ class Guest:
         ifindex: of its interfaces, by name.
         calls: system calls in it.
         tracer: its trace buffers.
+        veths: of each NIC that is a veth pair, what sends into it.
     """
 
     machine: Machine
     ifindex: dict[str, int]
     calls: Syscalls
     tracer: Tracer
+    veths: dict[int, PacketSocket] = field(default_factory=dict)
 
     @classmethod
     def of(cls, machine: Machine, prepared: dict[str, Any]) -> Self:
@@ -221,13 +224,27 @@ class Guest:
         """Return whether the namespace of the agent has an interface of this name."""
         return f"{name}:" in self.read("/proc/thread-self/net/dev")
 
+    def put_veth(self, nic: int) -> None:
+        """Put a veth pair into the place of a NIC: under its name, with its addresses.
+
+        Raises:
+            GuestError: the kernel has no veth, or no packet sockets.
+        """
+        name = interface_name(nic)
+        set_aside(self.calls, name, self.ifindex[name])
+        make_veth(self.calls, name, mac=self.mac(nic))
+        self.ifindex[name] = bring_up_nic(self.calls, nic)
+        self.veths[nic] = PacketSocket(self.calls, peer_name(name))
+
     def set_mtu(self, nic: int, mtu: int) -> None:
         """Set the MTU of a NIC.
 
         Raises:
             GuestError: the NIC, or the XDP program on it, cannot take frames of that size.
         """
-        self.write(f"/sys/class/net/{interface_name(nic)}/mtu", str(mtu))
+        name = interface_name(nic)
+        for each in (name, peer_name(name)) if nic in self.veths else (name,):
+            self.write(f"/sys/class/net/{each}/mtu", str(mtu))
 
     def own_threads(self) -> list[int]:
         """Return the thread ids of the agent."""

@@ -66,8 +66,8 @@ void pack_bytes(msgpack_packer *out, const void *data, size_t len)
 /*
  * syscall(nr, [a0 … a5], buffers, pointers, returned): any system call, its memory marshalled.
  * An argument is an integer, or [i] for the address of buffer i. A buffer is bytes, or a number
- * of zero bytes. A pointer [i, offset, j] stores the address of buffer j in buffer i. `returned`
- * lists the buffers wanted back. Result: [return value, errno, buffers].
+ * of zero bytes. A pointer [i, offset, j, at] stores the address of what is at `at` in buffer j in
+ * buffer i. `returned` lists the buffers wanted back. Result: [return value, errno, buffers].
  */
 int op_syscall(const struct args *args, msgpack_packer *out, char *why)
 {
@@ -108,16 +108,18 @@ int op_syscall(const struct args *args, msgpack_packer *out, char *why)
 	}
 	for (uint32_t i = 0; i < pointers->size; i++) {
 		const msgpack_object *o = &pointers->ptr[i];
-		int64_t in, offset, to;
+		int64_t in, offset, to, at;
 		if (o->type != MSGPACK_OBJECT_ARRAY)
 			goto done;
 		struct args p = { o->via.array.ptr, o->via.array.size };
-		if (arg_int(&p, 0, &in) || arg_int(&p, 1, &offset) || arg_int(&p, 2, &to))
+		if (arg_int(&p, 0, &in) || arg_int(&p, 1, &offset) || arg_int(&p, 2, &to) ||
+		    arg_int(&p, 3, &at))
 			goto done;
 		if (in < 0 || in >= buffers->size || to < 0 || to >= buffers->size || offset < 0 ||
-		    (uint64_t)offset + 8 > size[in])
+		    (uint64_t)offset + 8 > size[in] || at < 0 || (uint64_t)at > size[to])
 			goto done;
-		memcpy(buffer[in] + offset, &buffer[to], sizeof(buffer[to]));
+		char *address = buffer[to] + at;
+		memcpy(buffer[in] + offset, &address, sizeof(address));
 	}
 	for (uint32_t i = 0; i < values->size; i++) {
 		const msgpack_object *o = &values->ptr[i];

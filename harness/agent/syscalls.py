@@ -48,6 +48,7 @@ NR = {
     "openat": 257,
     "unshare": 272,
     "prlimit64": 302,
+    "sendmmsg": 307,
     "setns": 308,
     "bpf": 321,
 }
@@ -61,11 +62,13 @@ class Buffer:
         data: its bytes, or how many zero bytes; what the guest made of it once the call is done.
         returned: whether it is wanted back.
         pointers: addresses of other buffers to store in it, by offset.
+        own: addresses in this very buffer to store in it: what is where, by offset.
     """
 
     data: bytes | int
     returned: bool = False
     pointers: Mapping[int, Buffer] = field(default_factory=dict)
+    own: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def content(self) -> bytes:
@@ -136,7 +139,8 @@ class Syscalls:
             values.append(arg if isinstance(arg, int) else [place(arg)])
         pointers = []
         for buffer in order:  # grows while it is walked: buffers point to buffers
-            pointers += [[place(buffer), at, place(to)] for at, to in buffer.pointers.items()]
+            pointers += [[place(buffer), at, place(to), 0] for at, to in buffer.pointers.items()]
+            pointers += [[place(buffer), at, place(buffer), to] for at, to in buffer.own.items()]
         wanted = tuple(buffer for buffer in order if buffer.returned)
         memory = [buffer.data for buffer in order]
         back = [place(buffer) for buffer in wanted]

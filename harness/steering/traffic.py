@@ -14,6 +14,7 @@ from harness.errors import TrafficError
 from harness.guest import guest_address, interface_name, peer_address
 from harness.traffic.frames import Flow, Frames, build_frames, build_live
 from harness.traffic.injectors import make_injector
+from harness.traffic.veth import VethInjector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from harness.guest import Guest
     from harness.steering.notes import XdpSide
     from harness.steering.plan import Plan
+    from harness.traffic.wire import Injector
 
 STALL_S = 60.0
 POLL_S = 0.005
@@ -61,11 +63,15 @@ class Traffic:
         self.payloads: list[int] = []
         self.made_live: list[range] = []
         self._frame_bytes = 0
+        self._injectors = {self._mac(nic): self._make_injector(nic) for nic in plan.nics}
+
+    def _make_injector(self, nic: int) -> Injector:
+        guest = self._guest
         stall_s = STALL_S * guest.machine.recipe.accel.pace
-        self._injectors = {
-            self._mac(nic): make_injector(guest.machine.nics[nic], stall_s=stall_s)
-            for nic in plan.nics
-        }
+        if nic in guest.veths:
+            taken = lambda: self._xdp.answered().total()  # noqa: E731
+            return VethInjector(guest.calls, guest.veths[nic], taken, stall_s=stall_s)
+        return make_injector(guest.machine.nics[nic], stall_s=stall_s)
 
     def _mac(self, nic: int) -> bytes:
         return bytes.fromhex(self._guest.mac(nic).replace(":", ""))
@@ -80,7 +86,10 @@ class Traffic:
             GuestError: the NIC's interrupt cannot be moved.
             TrafficStalled: a primer never came through.
         """
-        guest = self._guest
+        guest, injector = self._guest, self._injectors[self._mac(nic)]
+        if isinstance(injector, VethInjector):
+            injector.cpu = cpu
+            return
         device = guest.link_target(f"/sys/class/net/{interface_name(nic)}/device").name
         irqs = guest.read("/proc/interrupts").splitlines()
         (irq,) = (line.split(":")[0].strip() for line in irqs if f"{device}-input.0" in line)

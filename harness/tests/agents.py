@@ -23,15 +23,18 @@ DEADLINE_S = 30.0
 class Agent:
     """The agent, serving one end of a socket pair until that closes.
 
+    Args:
+        wrapper: a command that runs it.
+
     Attributes:
         sock: the host's end.
         process: the agent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *wrapper: str) -> None:
         self.sock, theirs = socket.socketpair()
         self.process = subprocess.Popen(
-            [str(built("agent"))], stdin=theirs.fileno(), stdout=theirs.fileno()
+            [*wrapper, str(built("agent"))], stdin=theirs.fileno(), stdout=theirs.fileno()
         )
         theirs.close()
 

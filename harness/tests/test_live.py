@@ -35,7 +35,7 @@ class FakeLink:
             return 0, 0, []
         assert number == NR["bpf"]
         front = buffers[0]
-        at = {offset: buffers[to] for _, offset, to in pointers}
+        at = {offset: buffers[to] for _, offset, to, _ in pointers}
         if values[0] == PROG_TEST_RUN:
             return self._run(task, front, at)
         cpu = int.from_bytes(at[8], "little")
