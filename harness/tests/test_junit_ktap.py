@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import io
-import re
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +12,7 @@ import xmlschema
 from harness.report.junit import write_junit
 from harness.report.ktap import write_ktap
 from harness.report.record import KernelRecord, RunRecord
+from harness.tests.ktap import Test, read_ktap
 from harness.tests.stories import make_record, world
 from harness.verdict import Verdict
 
@@ -118,101 +115,9 @@ def test_junit_has_no_character_that_xml_has_not() -> None:
 
 # KTAP, by Documentation/dev-tools/ktap.rst
 
-RESULT = re.compile(r"(ok|not ok) ([0-9]+) ([^#\n]*?)( # ([A-Z]+)( .*)?)?$")
 
-
-@pytest.fixture
-def kunit(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The kernel's own parser: kunit/ is from tools/testing/kunit of Linux 7.3, unchanged."""
-    monkeypatch.syspath_prepend(str(HERE / "kunit"))
-    return importlib.import_module("kunit_parser")
-
-
-def parse_with(kunit: Any, runs: list[RunRecord]) -> tuple[Any, str]:
-    """Return the test that the kernel's parser finds, and what it complains of."""
-    said = io.StringIO()
-    found = kunit.parse_run_tests(write_ktap(runs).splitlines(), kunit.Printer(output=said))
-    return found, "".join(line for line in said.getvalue().splitlines() if "[ERROR]" in line)
-
-
-def test_the_kernel_parses_it(kunit: Any) -> None:
-    found, complaints = parse_with(kunit, RUNS)
-    assert complaints == ""
-    assert [(test.name, test.status.name) for test in found.subtests] == [
-        ("steer", "FAILURE"),
-        ("generic", "SKIPPED"),
-        ("hot replace", "FAILURE"),
-        ("known", "SUCCESS"),
-    ]
-    runs = [(each.name, each.status.name) for test in found.subtests for each in test.subtests]
-    assert runs == [
-        ("debian:7.3 (7.3.4-x)", "SUCCESS"),
-        ("debian:6.1 (7.3.4-x)", "FAILURE"),
-        ("debian:5.10 (7.3.4-x)", "SKIPPED"),
-        ("debian:7.3 (7.3.4-x)", "FAILURE"),
-        ("debian:6.1 (7.3.4-x)", "FAILURE"),
-        ("debian:7.3 (7.3.4-x)", "SUCCESS"),
-        ("debian:6.1 (7.3.4-x)", "SUCCESS"),
-    ]
-    counts = found.counts
-    assert (counts.passed, counts.failed, counts.skipped) == (3, 3, 1)
-    assert (counts.crashed, counts.errors) == (0, 0)
-    assert found.subtests[1].subtests[0].skip_reason == "because skip"
-    assert "# because fail" in found.subtests[0].subtests[1].log[0]
-
-
-def test_the_kernel_is_not_led_astray(kunit: Any) -> None:
-    found, complaints = parse_with(kunit, [HOSTILE])
-    assert complaints == ""
-    assert (found.counts.failed, found.counts.total(), found.counts.errors) == (1, 1, 0)
-
-
-@dataclass
-class Parsed:
-    """A test as a reader of KTAP finds it."""
-
-    name: str
-    ok: bool
-    directive: str | None
-    subtests: list[Parsed] = field(default_factory=list)
-    diagnostics: list[str] = field(default_factory=list)
-
-
-def parse(lines: list[str], depth: int = 0) -> list[Parsed]:
-    """Parse one level, strictly: whatever is no line of it is an error."""
-    indent = "  " * depth
-    assert lines.pop(0) == f"{indent}KTAP version 1"
-    if lines and lines[0].startswith(f"{indent}# Subtest: "):
-        lines.pop(0)
-    plan = re.fullmatch(rf"{indent}1\.\.(\d+)", lines.pop(0))
-    assert plan
-    tests: list[Parsed] = []
-    subtests: list[Parsed] = []
-    diagnostics: list[str] = []
-    while lines and lines[0].startswith(indent):
-        if lines[0] == f"{indent}  KTAP version 1":
-            subtests = parse(lines, depth + 1)
-            continue
-        line = lines.pop(0).removeprefix(indent)
-        if line.startswith("# "):
-            diagnostics.append(line[2:])
-            continue
-        result = RESULT.fullmatch(line)
-        assert result, line
-        assert int(result[2]) == len(tests) + 1
-        tests.append(Parsed(result[3], result[1] == "ok", result[5], subtests, diagnostics))
-        subtests, diagnostics = [], []
-    assert len(tests) == int(plan[1])
-    return tests
-
-
-def read(runs: list[RunRecord]) -> list[Parsed]:
-    lines = write_ktap(runs).splitlines()
-    tests = parse(lines)
-    assert lines == []
-    for test in tests:  # a test fails if any of its subtests does
-        assert test.ok == all(subtest.ok for subtest in test.subtests)
-    return tests
+def read(runs: list[RunRecord]) -> list[Test]:
+    return read_ktap(write_ktap(runs))
 
 
 def test_ktap_parses_back() -> None:
@@ -235,10 +140,36 @@ def test_ktap_parses_back() -> None:
     ]
     failed = tests[0].subtests[1]
     assert failed.diagnostics == ["because fail", "and", "more", "artifacts: results/a"]
+    assert [each.reason for each in tests[1].subtests] == ["because skip"]
 
 
 def test_ktap_of_nothing() -> None:
     assert write_ktap([]) == "KTAP version 1\n1..0\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("KTAP version 1\n1..4", "1..4"),
+        ("  KTAP version 1", " KTAP version 1"),
+        ("1..4", "1..5"),
+        ("  1..2\n", "  1..3\n"),
+        ("  # Subtest: steer", "  # Subtest: another"),
+        ("not ok 1 steer", "ok 1 steer"),
+        ("ok 2 generic", "ok 3 generic"),
+        ("# SKIP because", "# SKIPPED because"),
+        ("# SKIP because", "# because"),
+        ("not ok 2 debian:6.1 (7.3.4-x) # ERROR", "ok 2 debian:6.1 (7.3.4-x) # ERROR"),
+        ("  # because fail", "  because fail"),
+        ("ok 4 known\n", ""),
+        ("ok 4 known\n", "ok 4 known\nok 5 more\n"),
+    ],
+)
+def test_the_reader_has_teeth(old: str, new: str) -> None:
+    written = write_ktap(RUNS)
+    assert old in written
+    with pytest.raises(ValueError, match=r"line [0-9]+"):
+        read_ktap(written.replace(old, new, 1))
 
 
 def test_ktap_cannot_be_led_astray() -> None:
