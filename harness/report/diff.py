@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from harness.report.page import file_text, fill
+from harness.report.page import frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -138,12 +138,7 @@ def render_diff(names: tuple[str, str], rows: Sequence[Row]) -> str:
         *_write_groups(rows, every=True),
         "</details></section>\n</main>",
     ]
-    parts = {
-        "TITLE": _text(" / ".join(names)),
-        "STYLE": file_text("page.css"),
-        "BODY": "\n".join(body),
-    }
-    return fill("still.html", parts)
+    return frame(" / ".join(names), "\n".join([*body, ""]), scripts=False)
 
 
 def _write_groups(rows: Sequence[Row], *, every: bool) -> Iterator[str]:

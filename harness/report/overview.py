@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.report.bundle import bundle
-from harness.report.page import embed, file_text, fill
+from harness.report.page import embed, file_text, fill, frame
 from harness.report.record import PAGE
 from harness.verdict import Verdict
 
@@ -145,18 +145,14 @@ def render_overview(
         for number, run in enumerate(runs)
         if number in stories.packed and run.artifacts
     }
-    return fill(
-        "overview.html",
-        {
-            "TITLE": html.escape(title),
-            "STYLE": file_text("page.css"),
-            "BODY": "\n".join(body),
-            "RUN": file_text("run.html"),
-            "DATA": embed({"stories": stories.packed, "links": links}),
-            "DRAW": file_text("page.js"),
-            "SCRIPT": file_text("overview.js"),
-        },
-    )
+    parts = {
+        "BODY": "\n".join(body),
+        "RUN": file_text("run.html"),
+        "DATA": embed({"stories": stories.packed, "links": links}),
+        "DRAW": file_text("page.js"),
+        "SCRIPT": file_text("overview.js"),
+    }
+    return frame(title, fill("overview.html", parts), scripts=True)
 
 
 def _write_bad(runs: Sequence[Cell], stories: Mapping[int, str]) -> Iterator[str]:

@@ -54,13 +54,22 @@ def render(story: Story) -> str:
         f"{record.verdict.value}: {record.name} on {record.kernel.release or record.kernel.spec}"
     )
     parts = {
-        "TITLE": html.escape(title),
-        "STYLE": file_text("page.css"),
         "RUN": file_text("run.html"),
         "DATA": embed(tell(story)),
         "SCRIPT": file_text("page.js"),
     }
-    return fill("page.html", parts)
+    return frame(title, fill("page.html", parts), scripts=True)
+
+
+def frame(title: str, body: str, *, scripts: bool) -> str:
+    """Return a whole page in our style; it may run its own scripts or none, and fetches nothing."""
+    parts = {
+        "SCRIPTS": "script-src 'unsafe-inline'; " if scripts else "",
+        "TITLE": html.escape(title),
+        "STYLE": file_text("page.css"),
+        "BODY": body,
+    }
+    return fill("frame.html", parts)
 
 
 def fill(name: str, parts: Mapping[str, str]) -> str:
