@@ -13,9 +13,11 @@ import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import libarchive
+
+import harness.apt.mirrors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -244,6 +246,17 @@ class FakeApt:
     """
 
     root: Path
+
+    @classmethod
+    def serve(cls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Self:
+        """Make one, and a cache and a keyring of its own, and put it first on PATH."""
+        monkeypatch.setenv("CPUMAP_LAB_CACHE", str(tmp_path / "cache"))
+        keyring = tmp_path / "keyring.gpg"
+        keyring.touch()
+        monkeypatch.setattr(harness.apt.mirrors, "KEYRINGS", (tmp_path / "none.gpg", keyring))
+        fake = cls(tmp_path / "fake")
+        fake.install(monkeypatch)
+        return fake
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Put them first on PATH."""

@@ -42,12 +42,7 @@ def bzimage(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeApt:
-    monkeypatch.setenv("CPUMAP_LAB_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "keyring.gpg").touch()
-    monkeypatch.setattr(harness.apt.mirrors, "KEYRINGS", (tmp_path / "keyring.gpg",))
-    fake = FakeApt(tmp_path / "fake")
-    fake.install(monkeypatch)
-    return fake
+    return FakeApt.serve(tmp_path, monkeypatch)
 
 
 def add_monolith(apt: FakeApt, release: str, version: str) -> None:

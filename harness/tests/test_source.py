@@ -33,12 +33,7 @@ PACKAGES = [
 
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeApt:
-    monkeypatch.setenv("CPUMAP_LAB_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "keyring.gpg").touch()
-    monkeypatch.setattr(harness.apt.mirrors, "KEYRINGS", (tmp_path / "keyring.gpg",))
-    fake = FakeApt(tmp_path / "fake")
-    fake.install(monkeypatch)
-    return fake
+    return FakeApt.serve(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,5 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeApt:
-    monkeypatch.setenv("CPUMAP_LAB_CACHE", str(tmp_path / "cache"))
-    keyring = tmp_path / "keyring.gpg"
-    keyring.touch()
-    monkeypatch.setattr(harness.apt.mirrors, "KEYRINGS", (tmp_path / "none.gpg", keyring))
     monkeypatch.setattr(harness.apt.mirrors, "own_codename", lambda: "bookworm")
-    fake = FakeApt(tmp_path / "fake")
-    fake.install(monkeypatch)
-    return fake
+    return FakeApt.serve(tmp_path, monkeypatch)
