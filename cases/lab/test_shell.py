@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pexpect
 import pytest
@@ -21,6 +22,9 @@ from harness.scenario.load import load_scenarios
 from harness.scenario.runner import Watch, run_scenario
 from harness.sshd import Door
 from harness.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SCENARIO = """\
 name: wrong
@@ -33,10 +37,32 @@ SMALL = ("--cpus", "2", "--memory", "256")
 LAB = (sys.executable, "-c", "from harness.cli import main; main()")
 
 
+STARTED: list[subprocess.Popen[str] | pexpect.spawn[str]] = []
+"""The shells of a test."""
+
+
+@pytest.fixture(autouse=True)
+def ended(module_cache: Cache) -> Iterator[None]:
+    """Let a test that fails take its shells with it, before their cache is looked at."""
+    yield
+    while STARTED:
+        shell = STARTED.pop()
+        if isinstance(shell, subprocess.Popen):
+            shell.terminate()
+            shell.communicate(timeout=LATE_S)
+        elif shell.isalive():
+            shell.kill(signal.SIGTERM)
+            shell.expect(pexpect.EOF)
+            shell.close()
+
+
 def start(*arguments: str) -> subprocess.Popen[str]:
     """Start `cpumap-lab shell`, its standard input a pipe."""
     pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
-    return subprocess.Popen([*LAB, "shell", *arguments], text=True, **pipes)  # type: ignore[call-overload,no-any-return]
+    process: subprocess.Popen[str]
+    process = subprocess.Popen([*LAB, "shell", *arguments], text=True, **pipes)  # type: ignore[call-overload]
+    STARTED.append(process)
+    return process
 
 
 def shell(*arguments: str, given: str = "") -> tuple[int, str, str]:
@@ -98,6 +124,7 @@ def test_a_failed_run_is_resumed_by_two_at_once(failed: Path, module_cache: Cach
         dimensions=(33, 99),
         encoding="utf-8",
     )
+    STARTED.append(person)
     person.expect_exact("delivered: expected 63, found 64")
     person.expect_exact(":/ # ")
     other = start("--failed", str(failed), "--", f"bpftool map show id {number}; echo; read word")
