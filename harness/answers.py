@@ -241,7 +241,7 @@ def facts_of(guest: Guest, *, exact_memory: bool = False) -> Facts:
     """
     cpu = "/sys/devices/system/cpu"
     facts = {
-        "kernel": guest.machine.recipe.kernel.numbers,
+        "kernel": guest.machine.kernel.numbers,
         "nr_cpus": int(guest.read(f"{cpu}/kernel_max")) + 1,
         "possible": parse_list(guest.read(f"{cpu}/possible")),
         "online": parse_list(guest.read(f"{cpu}/online")),

@@ -6,7 +6,6 @@ import errno
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-import pexpect
 import pytest
 
 from harness.errors import AgentLost, GuestError, LabError, UserError
@@ -52,7 +51,7 @@ class Casework:
 
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
-        self.kernel = guest.machine.recipe.kernel.numbers
+        self.kernel = guest.machine.kernel.numbers
         self.cpus = range(guest.cpus)
         self.started = time.monotonic()
         self.books: Books | None = None
@@ -167,7 +166,7 @@ class Casework:
     def wait_for(self, met: Callable[[], bool]) -> None:
         """Wait until a condition is met, or the case's patience is over: assert it afterwards."""
         machine = self.guest.machine
-        limit = GONE_S * machine.recipe.accel.pace
+        limit = GONE_S * machine.pace
         deadline = time.monotonic() + limit
         while not met():
             if time.monotonic() >= deadline:
@@ -232,5 +231,5 @@ def last_words(guest: Guest) -> list[Splat]:
     try:
         return guest.splats()
     except AgentLost:
-        guest.machine.console.expect([pexpect.EOF, pexpect.TIMEOUT], timeout=LAST_WORDS_S)
+        guest.machine.listen(LAST_WORDS_S)
         return guest.machine.splats()

@@ -16,15 +16,17 @@ from harness.agent.syscalls import Buffer, Syscalls
 from harness.agent.threads import own_threads
 from harness.agent.tracer import Rings, Tracer, start_tracing
 from harness.agent.veth import PacketSocket, make_veth, peer_name, set_aside
-from harness.errors import GuestError, LabError, TrafficStalled
+from harness.errors import GuestError, LabError, NotOnTarget, TrafficStalled
 from harness.machine.clock import check_clock, read_clock
 from harness.machine.command import SSH_GUEST
+from harness.machine.machine import Machine
 from harness.machine.splats import Splat, find_splats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from harness.machine.machine import Machine
+    from harness.agent.link import Link
+    from harness.target.target import Target
 
 DRIVERS = ("virtio_pci", "virtio_console", "virtio_net")
 """Modules without which no guest comes up, where they are not built in."""
@@ -54,13 +56,7 @@ def prepare(machine: Machine) -> dict[str, Any]:
     link = machine.link
     calls = Syscalls(link)
     clock = read_clock(calls)
-    for interface in ("all", "default"):
-        try:  # neighbour discovery and MLD would put frames of their own among ours
-            link.call("write", f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6", b"1")
-        except GuestError as error:
-            if error.errno != 2:
-                raise
-        link.call("write", f"/proc/sys/net/ipv4/conf/{interface}/rp_filter", b"0")
+    silence(link)
     nics = range(machine.recipe.topology.nics)
     indices = {"lo": bring_up(calls, "lo", "127.0.0.1")}
     indices |= {interface_name(nic): bring_up_nic(calls, nic) for nic in nics}
@@ -74,6 +70,21 @@ def prepare(machine: Machine) -> dict[str, Any]:
     rings = start_tracing(link, machine.recipe.topology.cpus)
     check_clock(calls, clock)
     return {"ifindex": indices, "rings": rings.to_json()}
+
+
+def silence(link: Link) -> None:
+    """Have the stack send nothing of its own, and take what comes by the wrong way.
+
+    Raises:
+        GuestError: there are no such sysctls.
+    """
+    for interface in ("all", "default"):
+        try:  # neighbour discovery and MLD would put frames of their own among ours
+            link.call("write", f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6", b"1")
+        except GuestError as error:
+            if error.errno != 2:
+                raise
+        link.call("write", f"/proc/sys/net/ipv4/conf/{interface}/rp_filter", b"0")
 
 
 PREPARED_BY = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
@@ -100,14 +111,14 @@ class Guest:
     """A guest that is up and ready.
 
     Attributes:
-        machine: the QEMU that runs it.
+        machine: the QEMU that runs it, or the target that it is.
         ifindex: of its interfaces, by name.
         calls: system calls in it.
         tracer: its trace buffers.
         veths: of each NIC that is a veth pair, what sends into it.
     """
 
-    machine: Machine
+    machine: Machine | Target
     ifindex: dict[str, int]
     calls: Syscalls
     tracer: Tracer
@@ -126,13 +137,35 @@ class Guest:
         self.machine.close()
 
     @property
+    def own(self) -> Machine:
+        """The QEMU that runs it.
+
+        Raises:
+            NotOnTarget: nobody's QEMU that we know of runs it.
+        """
+        if not isinstance(self.machine, Machine):
+            raise NotOnTarget(f"{self.machine.address} is no guest of ours")
+        return self.machine
+
+    def must_own(self, what: str) -> None:
+        """See that one may do with it what one likes, for `what`.
+
+        Raises:
+            NotOnTarget: it is somebody's machine.
+        """
+
+    def refused(self, _error: LabError) -> str:
+        """Return why one may not do something with it, if that is the error; one may do all."""
+        return ""
+
+    @property
     def cpus(self) -> int:
         """Number of its CPUs."""
-        return self.machine.recipe.topology.cpus
+        return self.machine.cpus
 
     def mac(self, nic: int) -> str:
         """Return the hardware address of one of its NICs."""
-        return self.machine.recipe.topology.devices[nic].mac
+        return self.machine.macs[nic]
 
     def read(self, path: str) -> str:
         """Return the text of a file in the guest.

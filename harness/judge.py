@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from harness.errors import BootFailed, LabError, UserError
+from harness.errors import BootFailed, LabError, NotOnTarget, UserError
 from harness.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def judge_error(error: LabError, splats: Sequence[Splat]) -> Judgement:
     """
     if isinstance(error, UserError):
         raise error
+    if isinstance(error, NotOnTarget):
+        return Judgement(Verdict.SKIP, (str(error),))
     reasons = [f"{splat.kind}: {splat.title}" for splat in splats]
     if splats or (isinstance(error, BootFailed) and error.crashed):
         return Judgement(Verdict.CRASH, (*reasons, str(error)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.casework import LAST_WORDS_S
 from harness.errors import LabError
+from harness.machine.machine import Machine
 from harness.remains import freeze_guest, frozen_room, tell, worth_freezing
 from harness.report.files import make_files
 from harness.report.record import (
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from harness.guest import Guest
     from harness.judge import Judgement
     from harness.report.story import Story
+    from harness.target.target import Target
 
 
 def keep_case(
@@ -42,7 +44,7 @@ def keep_case(
     Raises:
         CacheError: no space or no permission.
     """
-    directory = name_results(name, case.guest.machine.recipe.kernel.release, root)
+    directory = name_results(name, case.guest.machine.kernel.release, root)
     with frozen_room() as room:
         files = make_files(_tell_case(case, name, judgement, repeat, directory))
         worth = worth_freezing(case.guest, judgement.verdict)
@@ -53,16 +55,14 @@ def keep_case(
 def _tell_case(
     case: Casework, name: str, judgement: Judgement, repeat: str, directory: Path
 ) -> Story:
-    recipe = case.guest.machine.recipe
-    kernel, accel = recipe.kernel, recipe.accel
-    version = ".".join(map(str, recipe.qemu.version))
-    hang = case.guest.machine.hang
+    machine = case.guest.machine
+    kernel, hang = machine.kernel, machine.hang
     record = RunRecord(
         name=name,
         verdict=judgement.verdict,
         reasons=judgement.reasons,
         kernel=KernelRecord(kernel.spec, kernel.release, kernel.sha256),
-        qemu=QemuRecord(version, accel.name, accel.threads or None),
+        qemu=_record_qemu(machine),
         ledger=record_ledger(case.books),
         per_cpu=record_cpus(case.books),
         seed=0,
@@ -80,6 +80,13 @@ def _tell_case(
         repeat=repeat,
         hang=hang,
     )
+
+
+def _record_qemu(machine: Machine | Target) -> QemuRecord:
+    if not isinstance(machine, Machine):
+        return QemuRecord()
+    accel, version = machine.recipe.accel, machine.recipe.qemu.version
+    return QemuRecord(".".join(map(str, version)), accel.name, accel.threads or None)
 
 
 def _hear(guest: Guest) -> str:

@@ -19,7 +19,7 @@ from harness.case_id import split_id
 from harness.casework import Casework
 from harness.contract.claims import KCONFIG, MARK, options_wanted, why_not
 from harness.coverage.counters import keep_counters, reset_counters
-from harness.errors import CacheError, LabError, UserError
+from harness.errors import CacheError, LabError, NotOnTarget, UserError
 from harness.judge import Judgement, judge_error, tell_hang
 from harness.keepsake import keep_case
 from harness.kernels import remembered
@@ -32,10 +32,13 @@ from harness.matrix.page import write_page
 from harness.matrix.results import Collector
 from harness.report.record import KernelRecord
 from harness.scenario.items import ScenarioFile
+from harness.target.address import Address
 from harness.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+    from harness.target.lab import TargetLab
 
 DEFAULT_KERNEL = "debian:7.3"
 DEFAULT_CPUS = 4
@@ -73,6 +76,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--locked",
         action="store_true",
         help="take no kernels but those in configs/kernels.lock (`cpumap-lab kernels lock`)",
+    )
+    group.addoption(
+        "--target",
+        metavar="ssh://USER@HOST[:PORT]",
+        help="run the cases on that machine instead of in guests; those that need a machine of "
+        "their own are skipped",
     )
     group.addoption("--cpus", type=int, default=DEFAULT_CPUS, help="virtual CPUs of a guest (4)")
     group.addoption("--append", default="", metavar="ARGS", help="added to the kernel command line")
@@ -127,7 +136,12 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         Topology(cpus=config.getoption("--cpus"), append=config.getoption("--append"))
         lock = config.stash[LOCK] = read_lock() if config.getoption("--locked") else None
-        for spec in _specs(config):
+        if config.getoption("--target"):
+            Address.parse(config.getoption("--target"))
+            for option in ("--kernel", "--smoke", "--append", "--locked", "--gcov"):
+                if config.getoption(option):
+                    raise UserError(f"--target has a kernel of its own: no {option} with it")
+        for spec in _kernels(config):
             remembered(spec, lock.pin(spec) if lock else None)
         config.stash[KNOWN_ISSUES] = load_known_issues(config.getoption("--known-issues"))
     except LabError as error:
@@ -159,6 +173,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what the cases run on; what is not fetched yet is said to be so."""
+    if target := config.getoption("--target"):
+        return [f"target: {target}"]
     try:
         lab = Lab()
         accel = lab.accel
@@ -166,7 +182,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         lines = [f"QEMU: {version} ({lab.qemu.origin}), {accel.argument}: {accel.why}"]
     except LabError as error:
         lines = [f"QEMU: {error.message}"]
-    for spec in _specs(config):
+    for spec in _kernels(config):
         lock = config.stash[LOCK]
         kernel = remembered(spec, lock.pin(spec) if lock else None)
         lines.append(f"kernel: {spec} = {kernel.release if kernel else 'to be fetched'}")
@@ -180,6 +196,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _specs(config: pytest.Config) -> list[str]:
+    """Return what the cases run on: kernels, or the target."""
+    target = config.getoption("--target")
+    return [str(Address.parse(target))] if target else _kernels(config)
+
+
+def _kernels(config: pytest.Config) -> list[str]:
+    if config.getoption("--target"):
+        return []
     asked = [*config.getoption("--kernel"), *config.getoption("--smoke")]
     return list(dict.fromkeys(asked)) or [DEFAULT_KERNEL]
 
@@ -219,9 +243,16 @@ def _workshop(config: pytest.Config) -> Lab:
 
 
 @pytest.fixture(scope="session")
-def workshop(pytestconfig: pytest.Config) -> Lab:
+def workshop(pytestconfig: pytest.Config) -> Iterator[Lab | TargetLab]:
     """The lab that makes this session's guests."""
-    return _workshop(pytestconfig)
+    target = pytestconfig.getoption("--target")
+    if not target:
+        yield _workshop(pytestconfig)
+        return
+    from harness.target.lab import TargetLab  # noqa: PLC0415 - paramiko takes a while to import
+
+    with TargetLab(Address.parse(target)) as lab:
+        yield lab
 
 
 @pytest.fixture
@@ -238,7 +269,7 @@ def topology(request: pytest.FixtureRequest) -> Topology:
 
 @pytest.fixture
 def lab(
-    request: pytest.FixtureRequest, workshop: Lab, kernel_spec: str, topology: Topology
+    request: pytest.FixtureRequest, workshop: Lab | TargetLab, kernel_spec: str, topology: Topology
 ) -> Iterator[Casework]:
     """A pristine guest of the kernel under test, and what to do with it."""
     kernel = workshop.kernel(kernel_spec)
@@ -246,7 +277,11 @@ def lab(
         pytest.skip(reason)
     if absent := lacking(kernel, options_wanted(request.node)):
         pytest.skip(f"no {', '.join(absent)} in {kernel.release}")
-    with workshop.open(kernel_spec, topology) as guest:
+    try:
+        guest = workshop.open(kernel_spec, topology)
+    except NotOnTarget as error:
+        pytest.skip(str(error))
+    with guest:
         if request.config.getoption("--gcov"):
             reset_counters(guest)
         yield Casework(guest)
@@ -263,6 +298,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     try:
         result = yield
     except LabError as error:
+        if reason := case.guest.refused(error):
+            pytest.skip(reason)
         cause, judgement = error, case.explain(error)
     except (Exception, pytest.fail.Exception) as error:
         cause, judgement = error, case.finish(failed=True)
@@ -293,7 +330,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 def _keep(item: pytest.Function, case: Casework, judgement: Judgement) -> None:
     """Keep all that is left of a case, and tell the report where."""
-    command = ["pytest", item.nodeid, "--kernel", str(item.funcargs["kernel_spec"])]
+    on = "--target" if item.config.getoption("--target") else "--kernel"
+    command = ["pytest", item.nodeid, on, str(item.funcargs["kernel_spec"])]
     for option in ("--cpus", "--append"):
         asked = item.config.getoption(option)
         command += [option, str(asked)] if asked not in (DEFAULT_CPUS, "") else []
@@ -339,7 +377,8 @@ def pytest_runtest_makereport(
             if machine.hang:
                 report.sections.append(("why the guest kept the lab waiting", machine.hang.summary))
             report.sections.append(("console of the guest", machine.console.tail(80)))
-            report.sections.append(("command line of QEMU", " ".join(machine.argv)))
+            if machine.argv:
+                report.sections.append(("command line of QEMU", " ".join(machine.argv)))
             told = dict(item.user_properties)
             if "artifacts" in told:
                 kept = f"{told['artifacts']}\nrepeat: {told['repeat']}"

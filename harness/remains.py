@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import QemuFailed
 from harness.machine.command import hardware
+from harness.machine.machine import Machine
 from harness.machine.snapshot import freeze
 from harness.paths import cache_dir
 from harness.report.story import Arrival, Ring, Story
@@ -89,6 +90,8 @@ def frozen_room() -> Iterator[Path]:
 
 def worth_freezing(guest: Guest, verdict: Verdict) -> bool:
     """Tell whether there may be something to be seen in a guest, by the verdict on its run."""
+    if not isinstance(guest.machine, Machine):
+        return False
     hang = guest.machine.hang
     return verdict in TELLING and (hang is None or hang.kind.in_guest)
 
@@ -106,14 +109,14 @@ def freeze_guest(guest: Guest, room: Path, *, go_on: bool = False) -> dict[str, 
     """
     state, about = room / STATE, room / ABOUT
     try:
-        freeze(guest.machine, state)
+        freeze(guest.own, state)
     except QemuFailed:
         return {}
     finally:
         if go_on:
             with contextlib.suppress(QemuFailed):  # it has gone: whoever asks it next tells
-                guest.machine.qmp("cont")
-    recipe = guest.machine.recipe
+                guest.own.qmp("cont")
+    recipe = guest.own.recipe
     said = {
         "format": FORMAT,
         "ended": guest.machine.ended,

@@ -30,4 +30,4 @@ def test_what_is_refused(workshop: Lab, kernel: str, batch: int, expected: int) 
         with pytest.raises(GuestError) as refused:
             run.live({0: run.flow(10)}, batch=batch)
         assert refused.value.errno == expected
-        assert LIVE_FRAMES.holds(guest.machine.recipe.kernel.numbers) == (batch > MAX_BATCH)
+        assert LIVE_FRAMES.holds(guest.machine.kernel.numbers) == (batch > MAX_BATCH)

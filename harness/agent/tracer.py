@@ -49,8 +49,13 @@ class Rings:
         return asdict(self)
 
 
-def start_tracing(link: Link, cpus: int) -> Rings:
+def start_tracing(link: Link, cpus: int, *, buffer_kib: int = BUFFER_KIB) -> Rings:
     """Size the buffers, switch the events on and open each CPU's buffer.
+
+    Args:
+        link: to the agent.
+        cpus: possible CPUs.
+        buffer_kib: of each CPU's buffer, in KiB.
 
     Raises:
         GuestError: the kernel lacks tracefs or one of the events.
@@ -58,7 +63,7 @@ def start_tracing(link: Link, cpus: int) -> Rings:
     """
     check_header_event(_read(link, "events/header_event"))
     link.call("write", f"{ROOT}/trace_clock", b"mono")
-    link.call("write", f"{ROOT}/buffer_size_kb", str(BUFFER_KIB).encode())
+    link.call("write", f"{ROOT}/buffer_size_kb", str(buffer_kib).encode())
     for event in EVENTS:
         link.call("write", f"{ROOT}/events/{event}/enable", b"1")
     calls = Syscalls(link)

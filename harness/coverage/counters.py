@@ -55,7 +55,7 @@ def reset_counters(guest: Guest) -> None:
     Raises:
         KernelNotFound: it counts nothing.
     """
-    notes_of(guest.machine.recipe.kernel)
+    notes_of(guest.own.kernel)
     guest.write(f"{DEBUGFS}/reset", "0")
 
 
@@ -66,9 +66,9 @@ def keep_counters(guest: Guest, into: Path) -> None:
         KernelNotFound: it counts nothing.
         CacheError: the counters cannot be written.
     """
-    notes = notes_of(guest.machine.recipe.kernel)
+    notes = notes_of(guest.own.kernel)
     counters = f"{DEBUGFS}{notes.with_suffix('.gcda')}"
-    deadline_s = READ_S * guest.machine.recipe.accel.pace
+    deadline_s = READ_S * guest.machine.pace
     with contextlib.suppress(AgentLost):
         content = guest.calls.link.call("read", counters, 1 << 20, deadline_s=deadline_s)
         write_atomically(into / f"{os.getpid()}-{time.monotonic_ns()}.gcda", content)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from libarchive.exception import ArchiveError
 
 from harness.kernels.bzimage import decompress, extract_elf, read_bzimage
+from harness.kernels.image import RunningKernel
 from harness.kernels.kconfig import options_of
 from harness.kernels.vmlinux import is_elf
 
@@ -43,13 +44,16 @@ IKCONFIG_START, IKCONFIG_END = b"IKCFG_ST", b"IKCFG_ED"
 
 
 @cache
-def options_in(kernel: KernelImage) -> dict[str, str] | None:
+def options_in(kernel: KernelImage | RunningKernel) -> dict[str, str] | None:
     """Return a kernel's options by name, as `options_of`; None if nothing tells them.
 
     They come from the file that lies with the kernel, or out of the kernel itself.
     """
-    text = kernel.config.read_text() if kernel.config is not None else _embedded(kernel)
-    return options_of(text) or None
+    if kernel.config is not None:
+        return options_of(kernel.config.read_text()) or None
+    if isinstance(kernel, RunningKernel):
+        return None
+    return options_of(_embedded(kernel)) or None
 
 
 def unfit(kernel: KernelImage) -> list[str]:
@@ -67,7 +71,7 @@ def unfit(kernel: KernelImage) -> list[str]:
     return faults
 
 
-def lacking(kernel: KernelImage, names: Iterable[str]) -> list[str]:
+def lacking(kernel: KernelImage | RunningKernel, names: Iterable[str]) -> list[str]:
     """Return which of these options a kernel is known to lack, like "CONFIG_FAILSLAB"."""
     wanted = list(names)
     options = options_in(kernel) if wanted else None

@@ -58,6 +58,30 @@ class KernelImage:
 
 
 @dataclass(frozen=True)
+class RunningKernel:
+    """The kernel that a target runs.
+
+    Attributes:
+        spec: the target.
+        release: its `uname -r`.
+        version: its banner, /proc/version.
+        config: a copy of its configuration, or None.
+        sha256: "": nobody has its file.
+    """
+
+    spec: str
+    release: str
+    version: str
+    config: Path | None
+    sha256: str = ""
+
+    @property
+    def numbers(self) -> tuple[int, int, int]:
+        """The upstream version, like (6, 1, 192)."""
+        return kernel_numbers(self.version.removeprefix("Linux version "))
+
+
+@dataclass(frozen=True)
 class Pin:
     """What a kernel has to be: as `KernelImage`."""
 

@@ -238,11 +238,35 @@ class Machine:
             undo.callback(Watcher(ours[2], self.end).close)
             self._undo = undo.pop_all()
 
+    @property
+    def kernel(self) -> KernelImage:
+        """The kernel that it runs."""
+        return self.recipe.kernel
+
+    @property
+    def cpus(self) -> int:
+        """Number of its CPUs."""
+        return self.recipe.topology.cpus
+
+    @property
+    def macs(self) -> tuple[str, ...]:
+        """Hardware addresses of its NICs."""
+        return tuple(nic.mac for nic in self.recipe.topology.devices)
+
+    @property
+    def pace(self) -> float:
+        """How much slower than usual it is: deadlines are that much longer."""
+        return self.recipe.accel.pace
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def listen(self, seconds: float) -> None:
+        """Give the console a moment to print a report to its end."""
+        self.console.expect([pexpect.EOF, pexpect.TIMEOUT], timeout=seconds)
 
     def close(self) -> None:
         """End QEMU and remove its files."""

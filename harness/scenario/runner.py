@@ -8,8 +8,6 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import pexpect
-
 from harness.errors import AgentLost, BootFailed, CacheError, LabError, UserError
 from harness.judge import Judgement, judge, judge_error, tell_hang
 from harness.machine.splats import Splat, find_splats
@@ -215,7 +213,7 @@ def _carry_through(
         raise
     found.guest = guest
     with guest:
-        found.initramfs = guest.machine.recipe.initramfs.digest
+        found.initramfs = guest.own.recipe.initramfs.digest
         found.argv = tuple(guest.machine.argv)
         try:
             if scenario.ssh:
@@ -241,7 +239,7 @@ def _open_door(guest: Guest, watch: Watch) -> None:
     from harness.sshd import open_door  # noqa: PLC0415 - paramiko takes a while to import
 
     watch.say("starting the guest's sshd")
-    watch.tell(f"log in: {open_door(guest.machine, progress=watch.fetch).line}")
+    watch.tell(f"log in: {open_door(guest.own, progress=watch.fetch).line}")
 
 
 def _steer(guest: Guest, scenario: Scenario, found: _Found, watch: Watch) -> list[str]:
@@ -276,7 +274,7 @@ def _wait_kthreads(guest: Guest, wanted: int | None) -> list[str]:
 
     They end on their own time: an RCU grace period, a workqueue, the ring run empty.
     """
-    limit = GONE_S * guest.machine.recipe.accel.pace
+    limit = GONE_S * guest.machine.pace
     deadline = time.monotonic() + limit
     while True:
         there = sorted(guest.threads("cpumap/").values())
@@ -291,7 +289,7 @@ def _wait_kthreads(guest: Guest, wanted: int | None) -> list[str]:
 
 def _hear_last_words(guest: Guest, error: LabError, found: _Found) -> None:
     """Take down what a guest says that may be dying; its console may still be printing."""
-    wait_s = LAST_WORDS_S * guest.machine.recipe.accel.pace
+    wait_s = LAST_WORDS_S * guest.machine.pace
     lost = isinstance(error, AgentLost)
     if not lost:
         try:
@@ -300,7 +298,7 @@ def _hear_last_words(guest: Guest, error: LabError, found: _Found) -> None:
         except LabError:
             lost = True
     if lost:
-        guest.machine.console.expect([pexpect.EOF, pexpect.TIMEOUT], timeout=wait_s)
+        guest.machine.listen(wait_s)
     found.console = guest.machine.console.text()
 
 

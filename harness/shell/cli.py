@@ -91,7 +91,7 @@ def shell(
         else:
             topology = Topology(**wanted, ssh=with_ssh)  # type: ignore[arg-type]
             phases.begin(f"cloning a guest of {kernel}")
-            machine = undo.enter_context(lab.open(str(kernel), topology).machine)
+            machine = undo.enter_context(lab.open(str(kernel), topology).own)
         phases.begin("looking for what goes into the guest")
         wish = Wish(with_ssh, with_gdb, is_interactive)
         status = enter(machine, failed, command, phases, wish)
@@ -137,7 +137,7 @@ def enter(
     if wish.gdb:
         stub = gdb.open_stub(machine)
         phases.begin("reading the kernel's symbols")
-        lines += gdb.tell(machine.recipe.kernel, gdb.ask_symbols(machine.link), stub)
+        lines += gdb.tell(machine.kernel, gdb.ask_symbols(machine.link), stub)
     phases.end()
     if wish.prompt:
         lines = [*banner.tell(machine.recipe, failed, bpftool=has_bpftool), *lines]
@@ -149,7 +149,7 @@ def _find_silence(machine: Machine) -> str:
     """Return why a guest gives no prompt; "" if it does."""
     if machine.ended:
         return f"{machine.ended}, and cannot run on"
-    return find_silence(machine.link, ANSWER_S * machine.recipe.accel.pace)
+    return find_silence(machine.link, ANSWER_S * machine.pace)
 
 
 def _show_silent(
@@ -168,7 +168,7 @@ def _show_silent(
             f"the guest gives no prompt: {silence}",
             remedy="look at its CPUs and its memory from outside: --gdb",
         )
-    _echo(gdb.tell(machine.recipe.kernel, gdb.heard_symbols(console), gdb.open_stub(machine)))
+    _echo(gdb.tell(machine.kernel, gdb.heard_symbols(console), gdb.open_stub(machine)))
     click.echo(f"no prompt: {silence}; Ctrl-C ends the guest", err=True)
     return _wait_end(machine)
 

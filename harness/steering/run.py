@@ -69,7 +69,7 @@ class Steering:
         self._sums_received: Sequence[int] = ()
         self._intact = True
         self._pinned = True
-        self._rest_s = REST_S * guest.machine.recipe.accel.pace
+        self._rest_s = REST_S * guest.machine.pace
         ifindexes = [guest.ifindex[interface_name(nic)] for nic in plan.nics]
         self.cpumaps = Cpumaps(guest, plan)
         self._xdp = XdpSide(guest, plan, self.maps)
@@ -122,7 +122,7 @@ class Steering:
         """What is known about the run, for its ledger."""
         maps = self.cpumaps.known
         return Circumstances(
-            kernel=self.guest.machine.recipe.kernel.numbers,
+            kernel=self.guest.machine.kernel.numbers,
             mode=Mode(self.plan.mode_of_all),
             cpumaps=maps,
             prog_ids=self._xdp.ids,

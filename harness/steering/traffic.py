@@ -67,7 +67,7 @@ class Traffic:
 
     def _make_injector(self, nic: int) -> Injector:
         guest = self._guest
-        stall_s = STALL_S * guest.machine.recipe.accel.pace
+        stall_s = STALL_S * guest.machine.pace
         if nic in guest.veths:
             taken = lambda: self._xdp.answered().total()  # noqa: E731
             return VethInjector(guest.calls, guest.veths[nic], taken, stall_s=stall_s)

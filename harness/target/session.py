@@ -117,6 +117,13 @@ class Session:
         link = Link(bridge(channel), deadline_s=deadline_s, examine=examine, gone=why)
         return Started(link, channel)
 
+    def read_file(self, path: str) -> bytes | None:
+        """Return a file of the target's; None if there is none that we may read."""
+        with contextlib.suppress(*GONE), self._client.open_sftp() as sftp, sftp.open(path) as file:
+            content: bytes = file.read()
+            return content
+        return None
+
     def end_agent(self, started: Started) -> str:
         """End an agent, wait until it has cleared up, and return what it said."""
         started.link.close()
