@@ -17,7 +17,7 @@ class Fake(Casework):
     def __init__(self, spec):
         console = SimpleNamespace(tail=lambda lines: "")
         machine = SimpleNamespace(console=console, argv=[], hang=None)
-        self.guest = SimpleNamespace(machine=machine)
+        self.guest = SimpleNamespace(machine=machine, refused=lambda _: "")
         version = spec.removeprefix("debian:").removesuffix("-rt")
         self.kernel = tuple(map(int, version.split(".")))
         self.crash = None
