@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from harness.errors import QemuFailed
 from harness.machine.command import hardware
-from harness.machine.machine import Machine
 from harness.machine.snapshot import freeze
 from harness.paths import cache_dir
 from harness.report.story import Arrival, Ring, Story
@@ -90,10 +89,9 @@ def frozen_room() -> Iterator[Path]:
 
 def worth_freezing(guest: Guest, verdict: Verdict) -> bool:
     """Tell whether there may be something to be seen in a guest, by the verdict on its run."""
-    if not isinstance(guest.machine, Machine):
-        return False
     hang = guest.machine.hang
-    return verdict in TELLING and (hang is None or hang.kind.in_guest)
+    can = guest.machine.freezes and verdict in TELLING
+    return can and (hang is None or hang.kind.in_guest)
 
 
 def freeze_guest(guest: Guest, room: Path, *, go_on: bool = False) -> dict[str, Path]:

@@ -163,6 +163,9 @@ class Machine:
         QemuFailed: QEMU cannot be started.
     """
 
+    freezes = True
+    """Whether it can be kept as it is at a moment."""
+
     def __init__(
         self,
         recipe: Recipe,
@@ -242,6 +245,11 @@ class Machine:
     def kernel(self) -> KernelImage:
         """The kernel that it runs."""
         return self.recipe.kernel
+
+    @property
+    def initramfs(self) -> str:
+        """Digest of the initramfs that it booted with."""
+        return self.recipe.initramfs.digest
 
     @property
     def cpus(self) -> int:

@@ -213,7 +213,7 @@ def _carry_through(
         raise
     found.guest = guest
     with guest:
-        found.initramfs = guest.own.recipe.initramfs.digest
+        found.initramfs = guest.machine.initramfs
         found.argv = tuple(guest.machine.argv)
         try:
             if scenario.ssh:

@@ -53,10 +53,14 @@ class Target:
     Attributes:
         nics: the senders of those.
         hang: None: a target cannot be examined from outside.
+        initramfs: None: it booted by itself.
+        freezes: False: it goes on.
         argv: (): it has no command line of ours.
     """
 
     hang: Hang | None = None
+    initramfs: str | None = None
+    freezes = False
     argv: tuple[str, ...] = ()
     pace = PACE
 

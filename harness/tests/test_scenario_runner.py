@@ -69,16 +69,14 @@ class Guest:
 
     def __post_init__(self) -> None:
         text = SimpleNamespace(text=lambda: self.console, expect=lambda *_, **__: 0)
-        accel = SimpleNamespace(pace=0.001)
-        recipe = SimpleNamespace(
-            accel=accel,
-            initramfs=SimpleNamespace(digest="cd" * 32),
-        )
         self.mac = lambda nic: "02:00:00:00:00:01"
         self.waited_for: list[str] = []
         self.machine = SimpleNamespace(
             console=text,
-            recipe=recipe,
+            pace=0.001,
+            freezes=True,
+            initramfs="cd" * 32,
+            listen=lambda _: None,
             argv=("qemu", "-smp", "4"),
             hang=None,
             examine=self.examine,

@@ -183,11 +183,10 @@ def test_a_guest_that_gives_no_prompt(
 ) -> None:
     """All that is known of it is told; only the console of its run has its last words."""
     recipe = SimpleNamespace(
-        accel=SimpleNamespace(pace=1),
         kernel=SimpleNamespace(release="7.3.4-x", spec="debian:7.3"),
         topology=Topology(),
     )
-    machine: Any = SimpleNamespace(link=None, ended=ended, recipe=recipe)
+    machine: Any = SimpleNamespace(link=None, ended=ended, recipe=recipe, pace=1)
     monkeypatch.setattr(cli, "find_silence", lambda *_: "it sleeps")
     (tmp_path / "console.log").write_text("one\nKernel panic\n")
     why = f"{ended}, and cannot run on" if ended else "it sleeps"
