@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
-from harness.agent.bpf import load_object
+from harness.agent.bpf import attach_xdp, load_object, load_verdict
 from harness.agent.netlink import move_to_netns
 from harness.agent.syscalls import Buffer, Syscalls
 from harness.agent.threads import own_threads
@@ -21,6 +21,7 @@ from harness.machine.clock import check_clock, read_clock
 from harness.machine.command import SSH_GUEST
 from harness.machine.machine import Machine
 from harness.machine.splats import Splat, find_splats
+from harness.trace.events import XdpAction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -265,9 +266,22 @@ class Guest:
         """
         name = interface_name(nic)
         set_aside(self.calls, name, self.ifindex[name])
+        self.make_veth(nic)
+
+    def make_veth(self, nic: int) -> None:
+        """Make a veth pair under the name of a NIC that is not there, with its addresses.
+
+        The end that sends has an XDP program, too: without one, or GRO, nothing can be redirected
+        to it (drivers/net/veth.c, veth_xdp_xmit).
+
+        Raises:
+            GuestError: the kernel has no veth, or no packet sockets.
+        """
+        name = interface_name(nic)
         make_veth(self.calls, name, mac=self.mac(nic))
         self.ifindex[name] = bring_up_nic(self.calls, nic)
-        self.veths[nic] = PacketSocket(self.calls, peer_name(name))
+        sender = self.veths[nic] = PacketSocket(self.calls, peer_name(name))
+        attach_xdp(self.calls, load_verdict(self.calls, XdpAction.PASS), sender.ifindex, "native")
 
     def set_mtu(self, nic: int, mtu: int) -> None:
         """Set the MTU of a NIC.

@@ -53,7 +53,7 @@ class Hold:
 
     def __enter__(self) -> Self:
         guest = self._guest
-        guest.must_own("a CPU that does nothing else while it is held")
+        guest.must_own("CPU that does nothing else while it is held")
         guest.write("/proc/sys/kernel/sched_rt_runtime_us", "-1")
         others = (1 << guest.cpus) - 1
         self._promote_servants()

@@ -18,6 +18,7 @@ NR = {
     "read": 0,
     "write": 1,
     "close": 3,
+    "lseek": 8,
     "mmap": 9,
     "ioctl": 16,
     "dup": 32,

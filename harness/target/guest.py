@@ -10,14 +10,12 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from harness.agent.netlink import add_veth
 from harness.agent.syscalls import Syscalls
 from harness.agent.tracer import BUFFER_KIB, Tracer, start_tracing
 from harness.errors import GuestError, NotOnTarget
-from harness.guest import Guest, bring_up, bring_up_nic, interface_name, silence
+from harness.guest import Guest, bring_up, silence
 from harness.target.kmsg import read_records
 from harness.target.target import Target
-from harness.traffic.veth import open_veth
 
 if TYPE_CHECKING:
     from pathlib import PurePosixPath
@@ -59,17 +57,13 @@ class TargetGuest(Guest):
         calls.must("lseek", kmsg, 0, SEEK_END)
         silence(link)
         indices = {"lo": bring_up(calls, "lo", "127.0.0.1")}
-        for nic, mac in enumerate(target.macs):
-            name, wire = interface_name(nic), f"wire{nic}"
-            own = bytes.fromhex(mac.replace(":", ""))
-            add_veth(calls, ((name, own), (wire, peer_mac(own))))
-            sender = bring_up(calls, wire, ALL_ADDRESSES)
-            indices[name] = bring_up_nic(calls, nic)
-            target.nics.append(open_veth(calls, nic, wire, sender))
         kib = max(64, min(BUFFER_KIB, TRACE_KIB // target.cpus))
         tracer = Tracer(link, start_tracing(link, target.cpus, buffer_kib=kib))
         foreign = frozenset(pid for pid, _ in link.call("threads", "cpumap/"))
-        return cls(target, indices, calls, tracer, kmsg, foreign)
+        guest = cls(target, indices, calls, tracer, kmsg=kmsg, foreign=foreign)
+        for nic, _ in enumerate(target.macs):
+            guest.make_veth(nic)
+        return guest
 
     def must_own(self, what: str) -> None:
         """Refuse.
@@ -102,11 +96,6 @@ class TargetGuest(Guest):
             self.must_own("NIC to take away from it")
         return super().link_target(path)
 
-    def set_mtu(self, nic: int, mtu: int) -> None:
-        """Set the MTU of both ends of a pair; see `Guest.set_mtu`."""
-        self.write(f"/sys/class/net/wire{nic}/mtu", str(mtu))
-        super().set_mtu(nic, mtu)
-
     def threads(self, prefix: str) -> dict[int, str]:
         """Return the processes and kthreads whose comm begins so, but for others' of cpumaps."""
         there = super().threads(prefix)
@@ -131,8 +120,3 @@ class TargetGuest(Guest):
         """Return what the kernel reported of its being broken since the guest was made."""
         self.dmesg()
         return self.machine.splats()
-
-
-def peer_mac(mac: bytes) -> bytes:
-    """Return the hardware address of the sender's end: another locally administered one."""
-    return mac[:4] + bytes([mac[4] ^ 0x80]) + mac[5:]

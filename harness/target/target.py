@@ -8,12 +8,13 @@ from harness.errors import TargetFailed
 from harness.machine.splats import Splat, find_splats
 
 if TYPE_CHECKING:
+    import socket
+
     from harness.agent.link import Link
     from harness.kernels.image import RunningKernel
     from harness.machine.hang.findings import Hang
     from harness.target.address import Address
     from harness.target.session import Session, Started
-    from harness.traffic.veth import Veth
 
 CALL_S = 60.0
 LEFT = "left behind"
@@ -51,16 +52,18 @@ class Target:
         macs: hardware addresses of the interfaces that it is to have.
 
     Attributes:
-        nics: the senders of those.
+        nics: (): no wire leads to them.
         hang: None: a target cannot be examined from outside.
         initramfs: None: it booted by itself.
         freezes: False: it goes on.
+        ended: "": nobody sees how it ends.
         argv: (): it has no command line of ours.
     """
 
     hang: Hang | None = None
     initramfs: str | None = None
     freezes = False
+    ended = ""
     argv: tuple[str, ...] = ()
     pace = PACE
 
@@ -70,7 +73,7 @@ class Target:
         self.kernel = kernel
         self.cpus = cpus
         self.macs = macs
-        self.nics: list[Veth] = []
+        self.nics: tuple[socket.socket, ...] = ()
         self.console = Heard()
         self._session = session
         self._agent: Started = session.start_agent(deadline_s=CALL_S * PACE)
