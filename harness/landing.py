@@ -74,6 +74,17 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_locked(path: Path) -> bool:
+    """Tell whether somebody holds the lock that goes with `path`."""
+    lock = _lock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return True
+    lock.release()
+    return False
+
+
 def land_directory(dest: Path, fill: Callable[[Path], None]) -> Path:
     """Return the directory `dest`, filled by `fill(working directory)` if it is not there yet.
 
@@ -178,8 +189,8 @@ def disk_bytes(directory: Path) -> int:
     """Return what a directory's files take of the disk; another may be taking them away."""
     total = 0
     with contextlib.suppress(FileNotFoundError):
-        for file in directory.iterdir():
-            total += file.stat().st_blocks * 512
+        for file in directory.rglob("*"):
+            total += file.lstat().st_blocks * 512
     return total
 
 

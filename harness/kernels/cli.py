@@ -21,6 +21,7 @@ from harness.kernels.shelf import Cached, cached, prune
 from harness.kernels.show import facts_of
 from harness.kernels.spec import FLAVOURS, DebianSpec
 from harness.kernels.store import resolve
+from harness.kernels.trees import prune_trees
 from harness.progress import megabytes, shown
 
 if TYPE_CHECKING:
@@ -168,14 +169,33 @@ def show_command(specs: tuple[str, ...], as_json: bool) -> None:
 @click.argument("specs", metavar="[SPEC...]", nargs=-1)
 @click.option("--keep", type=click.IntRange(0), help="Builds to keep of each series (1).")
 @click.option("--all", "everything", is_flag=True, help="Remove all.")
-def prune_command(specs: tuple[str, ...], keep: int | None, everything: bool) -> None:
-    """Remove kernels from the cache: those named, or all but the newest of each series."""
+@click.option("--dry-run", is_flag=True, help="Remove nothing: say what would be.")
+def prune_command(
+    specs: tuple[str, ...], keep: int | None, everything: bool, dry_run: bool
+) -> None:
+    """Remove kernels from the cache: those named, or all but the newest of each series.
+
+    Without SPEC, sources and builds go as well, but the last used of each; what is being built
+    stays. All of it is brought, or built, again when it is needed.
+
+    \b
+    Examples:
+      cpumap-lab kernels prune --dry-run
+      cpumap-lab kernels prune --keep 2
+      cpumap-lab kernels prune debian:6.16 build:~/linux@v6.12
+    """  # noqa: D301
     if (bool(specs), keep is not None, everything).count(True) > 1:
         raise click.UsageError("give SPEC... or --keep or --all, not several of them")
-    gone = prune(specs, keep=0 if everything else 1 if keep is None else keep)
+    keep = 0 if everything else 1 if keep is None else keep
+    gone = prune(specs, keep=keep, dry_run=dry_run)
+    trees = [] if specs else prune_trees(keep=keep, dry_run=dry_run)
+    done = "would remove" if dry_run else "removed"
     for kernel in gone:
-        click.echo(f"removed {kernel.release}\t{kernel.version}\t{megabytes(kernel.size)}")
-    click.echo(f"{len(gone)} kernels, {megabytes(sum(kernel.size for kernel in gone))}")
+        click.echo(f"{done} {kernel.release}\t{kernel.version}\t{megabytes(kernel.size)}")
+    for tree in trees:
+        click.echo(f"{done} the {tree.kind} {tree.directory.name}\t{megabytes(tree.size)}")
+    freed = sum(kernel.size for kernel in gone) + sum(tree.size for tree in trees)
+    click.echo(f"{len(gone)} kernels, {len(trees)} sources and builds, {megabytes(freed)}")
 
 
 def rows_of(builds: Sequence[Build], here: Sequence[Cached]) -> list[Row]:

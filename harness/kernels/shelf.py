@@ -14,7 +14,7 @@ from harness.kernels.debian import fits, series_of
 from harness.kernels.own import locate, read_kernel
 from harness.kernels.packages import packages_digest
 from harness.kernels.spec import FLAVOURS, BuildSpec, DebianSpec, PackageSpec, parse_spec
-from harness.landing import sweep, take_away
+from harness.landing import disk_bytes, sweep, take_away
 from harness.paths import cache_dir
 
 if TYPE_CHECKING:
@@ -71,22 +71,21 @@ def cached() -> list[Cached]:
 def _cached(meta_path: Path) -> Cached:
     meta = json.loads(meta_path.read_text())
     directory = meta_path.parent
-    size = sum(path.lstat().st_blocks * 512 for path in directory.rglob("*"))
-    return Cached(
-        *(meta["spec"], directory, meta["release"], meta["version"], meta["flavour"], size)
-    )
+    told = (meta["spec"], directory, meta["release"], meta["version"], meta["flavour"])
+    return Cached(*told, disk_bytes(directory))
 
 
-def prune(specs: Sequence[str] = (), *, keep: int = 1) -> list[Cached]:
+def prune(specs: Sequence[str] = (), *, keep: int = 1, dry_run: bool = False) -> list[Cached]:
     """Remove kernels from the cache, and what killed downloads left there.
 
     Args:
         specs: remove what these name, and nothing else.
         keep: without specs, how many builds to keep of each series and flavour (the newest), and
             how many of one's own kernels (the last used).
+        dry_run: remove nothing.
 
     Returns:
-        What was removed.
+        What was removed, or would be.
 
     Raises:
         KernelNotFound: a spec that is none, or that names nothing in the cache.
@@ -104,6 +103,8 @@ def prune(specs: Sequence[str] = (), *, keep: int = 1) -> list[Cached]:
             kept[kind] = kept.get(kind, 0) + 1
             if kept[kind] > keep:
                 gone.append(kernel)
+    if dry_run:
+        return gone
     for kernel in gone:
         take_away(kernel.directory)
     if not specs:
