@@ -44,7 +44,7 @@ class Casework:
     Attributes:
         guest: the guest.
         kernel: its version numbers, like (6, 1, 192).
-        cpus: its CPUs' numbers.
+        cpus: the numbers of its CPUs, but for spare ones.
         started: when the guest was there, by time.monotonic().
         books: of the run, once they are closed.
     """
@@ -52,7 +52,7 @@ class Casework:
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
         self.kernel = guest.machine.kernel.numbers
-        self.cpus = range(guest.cpus)
+        self.cpus = range(guest.cpus - guest.spare_cpus)
         self.started = time.monotonic()
         self.books: Books | None = None
         self._run: Steering | None = None

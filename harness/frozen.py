@@ -39,6 +39,7 @@ class Frozen:
         accelerator: "tcg" or "kvm".
         hardware: the arguments that made its machine; empty if that was not noted yet.
         ended: how it had ended itself; "" if it can run on.
+        absent: ids of the devices that were unplugged from it.
     """
 
     directory: Path
@@ -49,6 +50,7 @@ class Frozen:
     accelerator: str
     hardware: Sequence[str] = ()
     ended: str = ""
+    absent: frozenset[str] = frozenset()
 
 
 def find_results(run: Path) -> Path:
@@ -116,11 +118,14 @@ def _understand(directory: Path, told: dict[str, Any]) -> Frozen:
         raise TypeError
     kernel, sha256, qemu, accelerator = words
     shape, made = dict(told["topology"]), told.get("hardware", [])
-    ended = told.get("ended", "")
-    if not isinstance(made, list) or not isinstance(ended, str):
+    ended, absent = told.get("ended", ""), told.get("absent", [])
+    if not isinstance(made, list) or not isinstance(ended, str) or not isinstance(absent, list):
         raise TypeError
     shape["taps"] = tuple(shape.get("taps", ()))
-    return Frozen(directory, kernel, sha256, Topology(**shape), qemu, accelerator, made, ended)
+    topology, unplugged = Topology(**shape), frozenset(map(str, absent))
+    return Frozen(
+        directory, kernel, sha256, topology, qemu, accelerator, made, ended, absent=unplugged
+    )
 
 
 def resume(frozen: Frozen, lab: Lab) -> Machine:
@@ -161,7 +166,8 @@ def _recipe(frozen: Frozen, lab: Lab) -> Recipe:
             remedy=again,
         )
     here = lab.recipe(frozen.kernel, frozen.topology)
-    recipe = Recipe(_qemu(frozen, lab), here.accel, here.kernel, here.initramfs, here.topology)
+    parts = (here.accel, here.kernel, here.initramfs, here.topology)
+    recipe = Recipe(_qemu(frozen, lab), *parts, frozen.absent)
     if here.accel.name != frozen.accelerator:
         raise UserError(
             f"the run's guest ran under {frozen.accelerator}, and this machine has "

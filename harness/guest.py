@@ -68,7 +68,7 @@ def prepare(machine: Machine) -> dict[str, Any]:
         maps, programs = load_object(calls, path, {})
         for descriptor in (*maps.values(), *programs.values()):
             descriptor.close()
-    rings = start_tracing(link, machine.recipe.topology.cpus)
+    rings = start_tracing(link, machine.recipe.topology.possible_cpus)
     check_clock(calls, clock)
     return {"ifindex": indices, "rings": rings.to_json()}
 
@@ -161,8 +161,13 @@ class Guest:
 
     @property
     def cpus(self) -> int:
-        """Number of its CPUs."""
+        """Number of the CPUs that it may have, its spares among them."""
         return self.machine.cpus
+
+    @property
+    def spare_cpus(self) -> int:
+        """Number of those, the last ones, that it does not begin with."""
+        return self.own.recipe.topology.spare_cpus
 
     def mac(self, nic: int) -> str:
         """Return the hardware address of one of its NICs."""

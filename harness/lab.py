@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from harness.errors import AgentLost, ClockOff, KernelNotFound, QemuFailed
+from harness.errors import AgentLost, ClockOff, KernelNotFound, QemuFailed, UserError
 from harness.guest import DRIVERS, MODULES, PREPARED_BY, Guest, prepare
 from harness.images import build_initramfs
 from harness.kernels import remembered, resolve
@@ -20,6 +20,7 @@ from harness.machine.machine import Machine, Recipe, is_owned
 from harness.machine.qemu import find_qemu
 from harness.machine.snapshot import Snapshot, clone, snapshot_of
 from harness.paths import built, built_objects, cache_dir
+from harness.plug import unplug_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +82,14 @@ class Lab:
             return None
         return self.accel.threads if self.snapshots else "single"
 
+    @property
+    def unplugs_cpus(self) -> bool:
+        """Whether guests may have spare CPUs.
+
+        QEMU dies of a CPU's end in a thread that it shares with the others (qemu_thread_join).
+        """
+        return self.threads != "single"
+
     def kernel(self, spec: str) -> KernelImage:
         """Return the kernel that a spec names, fetched if it is not here.
 
@@ -138,6 +147,11 @@ class Lab:
             LabError: whatever else stood in the way.
         """
         recipe = self.recipe(spec, topology)
+        if topology.spare_cpus and not self.unplugs_cpus:
+            raise UserError(
+                "no CPU can be unplugged from a guest that boots cold: QEMU runs all in one thread",
+                remedy="leave out --no-snapshot",
+            )
         if not self.snapshots:
             self._say(f"booting {recipe.kernel.release}")
             return _boot(recipe)
@@ -175,6 +189,8 @@ def _clone(recipe: Recipe, snapshot: Snapshot) -> Guest:
         machine.twin = lambda: clone(recipe, snapshot)
         guest = Guest.of(machine, snapshot.prepared)
         guest.read("/proc/uptime")  # it lives
+        for spare in range(recipe.topology.cpus, recipe.topology.possible_cpus):
+            unplug_cpu(guest, spare)
         undo.pop_all()
     return guest
 

@@ -122,7 +122,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "smoke: one of the few cases that `--smoke SPEC` runs")
     config.addinivalue_line(
         "markers",
-        "machine(cpus, memory_mib, nics, nodes, mrg_rxbuf, taps, append): the guest of this case",
+        "machine(cpus, memory_mib, nics, nodes, mrg_rxbuf, taps, append, spare_cpus, pluggable): "
+        "the guest of this case",
     )
     config.addinivalue_line(
         "markers",
@@ -277,6 +278,8 @@ def lab(
         pytest.skip(reason)
     if absent := lacking(kernel, options_wanted(request.node)):
         pytest.skip(f"no {', '.join(absent)} in {kernel.release}")
+    if topology.spare_cpus and isinstance(workshop, Lab) and not workshop.unplugs_cpus:
+        pytest.skip("QEMU unplugs no CPU of a guest whose CPUs share a thread (--no-snapshot)")
     try:
         guest = workshop.open(kernel_spec, topology)
     except NotOnTarget as error:

@@ -124,6 +124,7 @@ def freeze_guest(guest: Guest, room: Path, *, go_on: bool = False) -> dict[str, 
         "qemu": ".".join(map(str, recipe.qemu.version)),
         "accelerator": recipe.accel.name,
         "hardware": hardware(recipe.topology, recipe.accel.cpu),
+        "absent": sorted(guest.own.absent),
     }
     about.write_text(json.dumps(said, indent=1))
     return {state.name: state, about.name: about}

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from harness.machine.topology import Nic, Topology
 
+Device = dict[str, str | int | bool]
+"""A device's properties, as QMP takes them."""
 PORT = "cpumap-lab.agent"
 KERNEL_ARGS = (
     # notices and worse go to the console; a panic restarts, and that ends the guest (`-no-reboot`)
@@ -27,6 +29,9 @@ KERNEL_ARGS = (
 SSH_NET, SSH_GUEST = "192.168.76.0/24", "192.168.76.15"
 """The user network of a guest with a NIC for SSH, and its address there."""
 SSH_MAC = "52:54:00:63:71:00"
+CPU_PLUGS = 16
+"""CPUs that may be plugged into one guest. TCG has a context for each of `maxcpus` CPUs, never
+gives back an unplugged one's, and aborts when none is left (tcg_register_thread)."""
 TSC_HZ = 3_000_000_000
 """About the rate of the time stamp counter (the host's own); too high only lengthens delays."""
 
@@ -59,30 +64,97 @@ class Wiring:
         return (self.agent, self.qmp, self.watch, *(fd for nic in self.nics for fd in nic))
 
 
-def hardware(topology: Topology, cpu: str) -> list[str]:
-    """Return the arguments that make the machine: the same for a template and its clones."""
+def hardware(topology: Topology, cpu: str, absent: Collection[str] = ()) -> list[str]:
+    """Return the arguments that make the machine: the same for a template and its clones.
+
+    Args:
+        topology: what it is made of.
+        cpu: model of its CPUs.
+        absent: ids of what was unplugged from it since.
+    """
     args = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     args += ["-cpu", cpu, "-m", f"{topology.memory_mib}M"]
     args += _nodes(topology)
+    spares = range(topology.cpus, topology.possible_cpus)
+    devices = [cpu_device(spare, cpu) for spare in spares]
     args += ["-device", "isa-debugcon,iobase=0x402,chardev=firmware"]
     args += ["-device", "virtio-serial-pci"]
     args += ["-device", f"virtserialport,chardev=agent,name={PORT}"]
-    for number, nic in enumerate(topology.devices):
-        # native XDP is refused while the device merges what it receives
-        features = "guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off"
-        # a clone's guest has no announcing to do (harness/machine/snapshot.py)
-        features += ",guest_announce=off"
-        features += "" if topology.mrg_rxbuf else ",mrg_rxbuf=off"
-        # an interrupt for each receive and each send queue, one for changes and one for control
-        features += f",mq=on,vectors={2 * nic.taps + 2}" if nic.taps > 1 else ""
-        args += ["-device", f"virtio-net-pci,netdev=n{number},mac={nic.mac},romfile=,{features}"]
+    for number in range(topology.nics):
+        if topology.pluggable:  # the root complex itself takes no plugging
+            port = f"pcie-root-port,id=port{number},chassis={number + 1}"
+            args += ["-device", port]
+        devices.append(nic_device(topology, number))
+    for device in devices:
+        if device.get("id") not in absent:
+            args += ["-device", _spell(device)]
     if topology.ssh:
         args += ["-device", f"virtio-net-pci,netdev=ssh,mac={SSH_MAC},romfile="]
     return args
 
 
+def nic_device(topology: Topology, number: int) -> Device:
+    """Return a NIC, to be plugged in or there from the start."""
+    nic = topology.devices[number]
+    device: Device = {"driver": "virtio-net-pci"}
+    if topology.pluggable:
+        device |= {"id": nic_id(number), "bus": f"port{number}"}
+    device |= {"netdev": netdev_id(number), "mac": nic.mac, "romfile": ""}
+    # native XDP is refused while the device merges what it receives
+    device |= dict.fromkeys(("guest_tso4", "guest_tso6", "guest_ecn", "guest_ufo"), False)
+    # a clone's guest has no announcing to do (harness/machine/snapshot.py)
+    device["guest_announce"] = False
+    if not topology.mrg_rxbuf:
+        device["mrg_rxbuf"] = False
+    if nic.taps > 1:
+        # an interrupt for each receive and each send queue, one for changes and one for control
+        device |= {"mq": True, "vectors": 2 * nic.taps + 2}
+    return device
+
+
+def cpu_device(number: int, cpu: str) -> Device:
+    """Return a spare CPU, to be plugged in or there from the start.
+
+    Args:
+        number: of the CPU.
+        cpu: its model, as for -cpu, whose features hold for all of that type.
+    """
+    driver = f"{cpu.partition(',')[0]}-x86_64-cpu"
+    place = {"socket-id": number, "core-id": 0, "thread-id": 0}
+    return {"driver": driver, "id": cpu_id(number), **place}
+
+
+def nic_id(number: int) -> str:
+    """Return QEMU's name of a NIC that can be unplugged."""
+    return f"nic{number}"
+
+
+def netdev_id(number: int) -> str:
+    """Return QEMU's name of what a NIC is connected to."""
+    return f"n{number}"
+
+
+def cpu_id(number: int) -> str:
+    """Return QEMU's name of a spare CPU."""
+    return f"cpu{number}"
+
+
+def _spell(device: Device) -> str:
+    """Return a device as an argument."""
+    words = {True: "on", False: "off"}
+    rest = (f"{k}={words[v] if isinstance(v, bool) else v}" for k, v in device.items())
+    return ",".join(rest).removeprefix("driver=")
+
+
 def _nodes(topology: Topology) -> list[str]:
     """Return the arguments that put CPUs and memory together."""
+    if topology.spare_cpus:
+        # All are there while the kernel boots, or it takes none later: 7.3 wants a hypervisor it
+        # knows for that (acpi_is_processor_usable), 6.12 a package with none (topo_register_apic).
+        # A package each, for the one that boots takes no other's place.
+        most = topology.possible_cpus + CPU_PLUGS
+        smp = f"{topology.cpus},sockets={most},cores=1,threads=1,maxcpus={most}"
+        return ["-machine", "q35,memory-backend=ram0", "-smp", smp]
     if topology.nodes == 1:
         return ["-machine", "q35,memory-backend=ram0", "-smp", str(topology.cpus)]
     # a socket's CPUs share a cache, which must not span nodes (arch/x86/kernel/smpboot.c)
@@ -112,7 +184,7 @@ def backends(topology: Topology, wiring: Wiring, *, share_ram: bool) -> list[str
     # a guest that ends itself is kept, stopped: its memory tells why (harness/machine/watcher.py)
     args += ["-action", "shutdown=pause"]
     for number, (nic, fds) in enumerate(zip(topology.devices, wiring.nics, strict=True)):
-        args += ["-netdev", _netdev(f"id=n{number}", nic, fds)]
+        args += ["-netdev", _netdev(f"id={netdev_id(number)}", nic, fds)]
     if topology.ssh:
         # nothing goes out, and in only what is forwarded; port 0 is one that is free
         forward = f"hostfwd=tcp:127.0.0.1:0-{SSH_GUEST}:22"
@@ -138,7 +210,9 @@ def kernel(boot: Path, initramfs: Path, topology: Topology, hz: int | None) -> l
             takes half a second under TCG and goes wrong on a loaded host.
     """
     preset = f"lpj={TSC_HZ // hz}" if hz else ""
-    append = " ".join(f"{KERNEL_ARGS} {preset} {topology.append}".split())
+    # what QEMU has room for beyond the spares (CPU_PLUGS) is no CPU of the guest's
+    possible = f"possible_cpus={topology.possible_cpus}" if topology.spare_cpus else ""
+    append = " ".join(f"{KERNEL_ARGS} {preset} {possible} {topology.append}".split())
     return ["-kernel", str(boot), "-initrd", str(initramfs), "-append", append]
 
 

@@ -71,13 +71,18 @@ DEATH = r"Kernel panic - not syncing|end Kernel panic"
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides how a guest looks once it is up."""
+    """All that decides how a guest looks once it is up.
+
+    Attributes:
+        absent: ids of the devices that are not plugged in when QEMU starts; not of a template.
+    """
 
     qemu: Qemu
     accel: Accel
     kernel: KernelImage
     initramfs: Initramfs
     topology: Topology
+    absent: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.topology.nodes > 1 and self.qemu.version < NODES_SINCE:
@@ -89,7 +94,7 @@ class Recipe:
 
     def arguments(self) -> list[str]:
         """Return the part of QEMU's command line that template and clone share."""
-        machine = command.hardware(self.topology, self.accel.cpu)
+        machine = command.hardware(self.topology, self.accel.cpu, self.absent)
         hz = kernel_hz(self.kernel.config)
         boot = command.kernel(self.kernel.boot, self.initramfs.path, self.topology, hz)
         return [*machine, *boot]
@@ -158,6 +163,8 @@ class Machine:
         hang: why the guest kept the lab waiting, if it did.
         examined: whether that was looked into; it is once.
         ended: how the guest has ended itself, if it did; QEMU keeps it as it was.
+        absent: ids of what is not plugged in just now (`harness.machine.plug`).
+        cpus_plugged: how many CPUs were plugged in so far.
 
     Raises:
         QemuFailed: QEMU cannot be started.
@@ -179,6 +186,8 @@ class Machine:
         self.hang: Hang | None = None
         self.examined = False
         self.ended = ""
+        self.absent = set(recipe.absent)
+        self.cpus_plugged = 0
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as handed:
             runs = cache_dir("run")
             with cache_errors(str(runs)):
@@ -253,8 +262,8 @@ class Machine:
 
     @property
     def cpus(self) -> int:
-        """Number of its CPUs."""
-        return self.recipe.topology.cpus
+        """Number of the CPUs that it may have, its spares among them."""
+        return self.recipe.topology.possible_cpus
 
     @property
     def macs(self) -> tuple[str, ...]:
@@ -374,7 +383,7 @@ class Machine:
             self.hang = examine(self, waited_for, booting=booting)
         return self.hang
 
-    def qmp(self, name: str, **arguments: Any) -> Any:
+    def qmp(self, name: str, /, **arguments: Any) -> Any:
         """Run a QMP command and return its result.
 
         Raises:

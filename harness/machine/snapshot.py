@@ -225,7 +225,9 @@ def _seal(meta: dict[str, Any]) -> str:
 def _about(recipe: Recipe) -> dict[str, str]:
     topology = recipe.topology
     guest = [f"{topology.cpus} CPUs", f"{topology.memory_mib} MiB"]
+    guest += [f"{topology.spare_cpus} spare CPUs"] if topology.spare_cpus else []
     guest += [f"{topology.nics} NICs"] if topology.nics != 1 else []
+    guest += ["pluggable NICs"] if topology.pluggable else []
     guest += [f"{topology.nodes} NUMA nodes"] if topology.nodes != 1 else []
     guest += [topology.append] if topology.append else []
     return {

@@ -28,7 +28,7 @@ class Topology:
     """CPUs, memory and NICs of a guest, and what the user adds to its kernel command line.
 
     Attributes:
-        cpus: virtual CPUs, all online at boot.
+        cpus: virtual CPUs, all online from the start.
         memory_mib: RAM in MiB.
         nics: number of virtio-net devices; the guest sees them as eth0, eth1, …
         nodes: NUMA nodes; each has its equal part of the CPUs, in order, and of the memory.
@@ -37,6 +37,8 @@ class Topology:
         taps: queues of the tap behind each NIC, in order; those left out, or with 0, are on a
             dgram back-end, of one queue.
         ssh: a NIC more, behind the others, for an sshd (`harness.sshd`).
+        spare_cpus: CPUs behind the others that can be plugged in; no clone begins with them.
+        pluggable: the NICs can be unplugged and plugged in again: each has a root port.
     """
 
     cpus: int = 4
@@ -47,10 +49,12 @@ class Topology:
     mrg_rxbuf: bool = True
     taps: tuple[int, ...] = ()
     ssh: bool = False
+    spare_cpus: int = 0
+    pluggable: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.cpus <= MAX_CPUS:
-            raise UserError(f"{self.cpus} CPUs: a guest has 1 to {MAX_CPUS}")
+        if not 1 <= self.cpus <= self.possible_cpus <= MAX_CPUS:
+            raise UserError(f"{self.possible_cpus} CPUs: a guest has 1 to {MAX_CPUS}")
         if self.memory_mib < MIN_MEMORY_MIB:
             raise UserError(f"{self.memory_mib} MiB: a guest needs {MIN_MEMORY_MIB} MiB or more")
         if not 0 <= self.nics <= 8:
@@ -65,6 +69,13 @@ class Topology:
                 f"{self.nodes} NUMA nodes cannot share {self.cpus} CPUs and {self.memory_mib} MiB "
                 "equally"
             )
+        if self.spare_cpus and self.nodes > 1:
+            raise UserError("spare CPUs are of no NUMA node: give the guest one node")
+
+    @property
+    def possible_cpus(self) -> int:
+        """The CPUs that the guest ever has: what its kernel calls possible."""
+        return self.cpus + self.spare_cpus
 
     @property
     def devices(self) -> tuple[Nic, ...]:

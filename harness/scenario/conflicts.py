@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.forms.model import Conflict
+from harness.machine.topology import MAX_CPUS
+from harness.scenario.absences import check_absences, no_nic
 from harness.scenario.objects import find_fault, find_file_fault
 from harness.scenario.words import MAX_FRAMES
 from harness.traffic import frames as wire
-from harness.traffic.turns import Pace, take_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,7 @@ STEP_KEYS = {
     **ENTRY_KEYS,
     **dict.fromkeys(("hold", "release", "offline", "online"), ("cpu",)),
     **dict.fromkeys(("detach", "close", "wait"), ()),
-    "remove_nic": ("nic",),
+    **dict.fromkeys(("remove_nic", "link_down", "link_up"), ("nic",)),
 }
 """The keys that each action needs; updates may have a program, actions on entries a map."""
 PROGRAM_KINDS = ("verdicts", "to_cpu", "to_nic", "object")
@@ -39,16 +40,16 @@ Found = tuple[tuple[str | int, ...], str]
 def find_conflicts(scenario: Scenario) -> Iterator[Conflict]:
     """Find what is right key by key and wrong together."""
     checks = (
-        (_check_entries, {"entries", "cpus", "steer"}),
+        (_check_entries, {"entries", "cpus", "spare_cpus", "steer"}),
         (_check_guest, {"nics", "offline", "cpus"}),
-        (_check_nodes, {"nodes", "cpus", "memory_mib"}),
+        (_check_nodes, {"nodes", "cpus", "memory_mib", "spare_cpus"}),
         (_check_lengths, {"traffic", "mtu", "frags", "steer", "nics"}),
         (_check_files, {"entries", "steer", "timeline", "traffic"}),
         (_check_programs, {"entries", "timeline", "nics"}),
-        (_check_expectations, {"expect", "cpus", "socket"}),
+        (_check_expectations, {"expect", "cpus", "spare_cpus", "socket"}),
         (_check_traffic, {"traffic", "socket", "nics", "rate"}),
         (_check_steps, {"timeline", "traffic", "entries"}),
-        (_check_removals, {"timeline", "traffic", "nics"}),
+        (check_absences, {"timeline", "traffic", "nics", "cpus", "spare_cpus"}),
         (_check_holds, {"timeline", "entries", "cpus"}),
         (_check_entry_steps, {"timeline", "entries"}),
     )
@@ -61,7 +62,7 @@ def _check_entries(scenario: Scenario) -> Iterator[Found]:
     first: dict[tuple[int, int], int] = {}
     for number, entry in enumerate(scenario.entries):
         at, key = ("entries", number, "cpu"), (entry.map, entry.cpu)
-        if entry.cpu >= scenario.cpus:
+        if entry.cpu >= scenario.possible_cpus:
             yield at, _beyond(entry.cpu, scenario)
         if key in first:
             of_map = f" of map {entry.map}" if entry.map else ""
@@ -90,6 +91,11 @@ def _check_guest(scenario: Scenario) -> Iterator[Found]:
 
 
 def _check_nodes(scenario: Scenario) -> Iterator[Found]:
+    if scenario.possible_cpus > MAX_CPUS:
+        why = f"{scenario.possible_cpus} CPUs with `cpus`; a guest has {MAX_CPUS} at most"
+        yield ("spare_cpus",), why
+    elif scenario.spare_cpus and scenario.nodes > 1:
+        yield ("spare_cpus",), "spare CPUs are of no NUMA node: leave out `nodes`"
     for key in ("cpus", "memory_mib"):
         if (whole := getattr(scenario, key)) % scenario.nodes:
             yield ("nodes",), f"{scenario.nodes} nodes cannot share `{key}: {whole}` equally"
@@ -140,7 +146,7 @@ def _check_programs(scenario: Scenario) -> Iterator[Found]:
             if getattr(program, key) and program.object is None:
                 yield (*at, key), "it tells of the program in `object`: there is none"
         if program.to_nic is not None and program.to_nic >= len(scenario.nics):
-            yield (*at, "to_nic"), _no_nic(program.to_nic, scenario)
+            yield (*at, "to_nic"), no_nic(program.to_nic, scenario)
 
 
 def _check_expectations(scenario: Scenario) -> Iterator[Found]:
@@ -148,7 +154,7 @@ def _check_expectations(scenario: Scenario) -> Iterator[Found]:
     for key in ("delivered", "dropped", "received", "shares"):
         counts = getattr(expect, key)
         for cpu in counts if isinstance(counts, dict) else ():
-            if cpu >= scenario.cpus:
+            if cpu >= scenario.possible_cpus:
                 yield ("expect", key, cpu), _beyond(cpu, scenario)
     if expect.within and expect.shares is None:
         yield ("expect", "within"), "it says how far `shares` may be off: there are none"
@@ -164,7 +170,7 @@ def _check_traffic(scenario: Scenario) -> Iterator[Found]:
         for key, why in check(flow, socket=scenario.socket):
             yield (*at, key), why
         if flow.nic >= len(scenario.nics):
-            yield (*at, "nic"), _no_nic(flow.nic, scenario)
+            yield (*at, "nic"), no_nic(flow.nic, scenario)
         if flow.rate and scenario.rate:
             yield (*at, "rate"), "either all flows together have a rate, or each its own"
         elif flow.rate and not all(paced):
@@ -233,7 +239,13 @@ def _check_steps(scenario: Scenario) -> Iterator[Found]:
 
 
 def _check_step_keys(at: tuple[str | int, ...], step: Step) -> Iterator[Found]:
-    needed = STEP_KEYS[step.do]
+    if step.do in ("plug", "unplug"):
+        needed: tuple[str, ...] = ("cpu",) if step.nic is None else ("nic",)
+        if step.cpu is None and step.nic is None:
+            yield (*at, "do"), f"`{step.do}` needs the key `cpu` or `nic`"
+            return
+    else:
+        needed = STEP_KEYS[step.do]
     allowed = {*needed}
     if step.do in ENTRY_KEYS:
         allowed |= {"map"} if step.do == "delete" else {"map", "program"}
@@ -244,24 +256,6 @@ def _check_step_keys(at: tuple[str | int, ...], step: Step) -> Iterator[Found]:
             yield (*at, "do"), f"`{step.do}` needs the key `{key}`"
         elif given and key not in allowed:
             yield (*at, key), f"`{step.do}` has no use for it"
-
-
-def _check_removals(scenario: Scenario) -> Iterator[Found]:
-    for number, step in enumerate(scenario.timeline):
-        if step.do != "remove_nic" or step.nic is None:
-            continue
-        at = ("timeline", number, "nic")
-        if step.nic >= len(scenario.nics):
-            yield at, _no_nic(step.nic, scenario)
-        elif step.seconds is not None or step.after == "sent":
-            why = "frames may be on their way to it: say `after: rest` (`offered` is a known bug)"
-            yield ("timeline", number, "do"), why
-        else:
-            sent = scenario.frames if step.at is None else step.at
-            paces = [Pace(flow.frames, flow.rate, flow.burst) for flow in scenario.traffic]
-            later = take_turns(paces, rate=scenario.rate).flows[sent:]
-            if any(scenario.traffic[flow].nic == step.nic for flow in set(later)):
-                yield at, f"frames go to NIC {step.nic} after it has gone"
 
 
 def _check_holds(scenario: Scenario) -> Iterator[Found]:
@@ -302,10 +296,5 @@ def _check_entry_steps(scenario: Scenario) -> Iterator[Found]:
 
 
 def _beyond(cpu: int, scenario: Scenario) -> str:
-    last = scenario.cpus - 1
+    last = scenario.possible_cpus - 1
     return f"there is no CPU {cpu}: the guest has {'CPU 0' if not last else f'CPUs 0 to {last}'}"
-
-
-def _no_nic(nic: int, scenario: Scenario) -> str:
-    last = len(scenario.nics) - 1
-    return f"there is no NIC {nic}: the guest has {'NIC 0' if not last else f'NICs 0 to {last}'}"

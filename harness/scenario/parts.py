@@ -171,6 +171,10 @@ class Step(Model):
         "detach",
         "close",
         "remove_nic",
+        "plug",
+        "unplug",
+        "link_down",
+        "link_up",
         "wait",
     ] = Field(description="the action")
     at: Annotated[int, Field(ge=0, le=MAX_FRAMES)] | None = Field(
@@ -193,7 +197,7 @@ class Step(Model):
     )
     program: Programmed | None = Field(default=None, description="of the new entry")
     map: MapNumber = Field(default=0, description="number of the map")
-    nic: NicNumber | None = Field(default=None, description="number of the NIC to remove")
+    nic: NicNumber | None = Field(default=None, description="number of the NIC")
     errno: Errno | None = Field(
         default=None, description="what it must fail with; it must succeed if that is left out"
     )

@@ -12,6 +12,7 @@ from harness.entries import load_device, load_onward, load_verdicts
 from harness.errors import GuestError
 from harness.guest import interface_name
 from harness.hold import Hold
+from harness.plug import plug_cpu, plug_nic, set_link, unplug_cpu, unplug_nic
 from harness.scenario.conflicts import FLOW_KEYS
 from harness.scenario.sender import Sender
 from harness.steering import Plan, Steering
@@ -69,8 +70,7 @@ class Play:
         for cpu in scenario.offline:
             self._set_online(cpu, online=False)
         for number, _ in enumerate(scenario.nics):
-            if scenario.mtu != DEFAULT_MTU:
-                guest.set_mtu(number, scenario.mtu)
+            self._set_mtu(number)
         self.steering = Steering(
             guest,
             Plan(
@@ -88,14 +88,17 @@ class Play:
                 object=self._upload(scenario.steer.object) if scenario.steer.object else "",
             ),
         )
-        if scenario.offline or any(step.do == "offline" for step in scenario.timeline):
+        if (
+            scenario.offline
+            or scenario.spare_cpus
+            or any(step.do == "offline" for step in scenario.timeline)
+        ):
             self.steering.unpins()
         for entry in scenario.entries:
             prog, onward = self._load(entry.program, entry.map)
             self.steering.set(entry.cpu, entry.qsize, prog, map=entry.map, onward=onward)
-        for number, nic in enumerate(scenario.nics):
-            if nic.receive_on is not None:
-                self.steering.receive_on(nic.receive_on, nic=number)
+        for number, _ in enumerate(scenario.nics):
+            self._route(number)
 
     def run(self, advance: Callable[[int], None]) -> None:
         """Send all frames, and act when it is time to.
@@ -199,6 +202,10 @@ class Play:
                 self.steering.detach()
             elif step.do == "remove_nic":
                 self._remove_nic(number, step.nic or 0)
+            elif step.do in ("plug", "unplug"):
+                self._plug(step)
+            elif step.do in ("link_down", "link_up"):
+                set_link(self._guest, step.nic or 0, up=step.do == "link_up")
             elif step.do == "close":
                 self.steering.dismantle()
         except GuestError as error:
@@ -247,6 +254,29 @@ class Play:
         self._guest.write("/sys/bus/virtio/drivers/virtio_net/unbind", device)
         if self._guest.has_interface(name):  # unbinding waits for unregister_netdev
             self.failures.append(f"timeline[{number}]: remove_nic: {name} is still there")
+
+    def _plug(self, step: parts.Step) -> None:
+        if step.cpu is not None:
+            (plug_cpu if step.do == "plug" else unplug_cpu)(self._guest, step.cpu)
+            return
+        nic = step.nic or 0
+        if step.do == "unplug":
+            unplug_nic(self._guest, nic)
+            return
+        plug_nic(self._guest, nic)
+        self._set_mtu(nic)
+        self.steering.reattach(nic)
+        self._route(nic)
+
+    def _set_mtu(self, nic: int) -> None:
+        if self._scenario.mtu != DEFAULT_MTU:
+            self._guest.set_mtu(nic, self._scenario.mtu)
+
+    def _route(self, nic: int) -> None:
+        """Have a NIC's frames received where the scenario says."""
+        cpu = self._scenario.nics[nic].receive_on
+        if cpu is not None:
+            self.steering.receive_on(cpu, nic=nic)
 
     def _set_online(self, cpu: int, *, online: bool) -> None:
         self._guest.write(f"/sys/devices/system/cpu/cpu{cpu}/online", str(int(online)))

@@ -204,6 +204,8 @@ def _carry_through(
         nodes=scenario.nodes,
         taps=scenario.taps,
         ssh=scenario.ssh,
+        spare_cpus=scenario.spare_cpus,
+        pluggable=scenario.pluggable,
     )
     watch.say(f"booting {found.kernel.release}")
     try:

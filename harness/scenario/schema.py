@@ -59,6 +59,10 @@ class Scenario(Model):
         default="", description="added to the kernel command line"
     )
     cpus: Cpus = Field(default=4, description="virtual CPUs of the guest")
+    spare_cpus: Annotated[int, Field(ge=0, le=MAX_CPUS)] = Field(
+        default=0,
+        description="CPUs behind the others that a step can `plug` in; they are out at first",
+    )
     offline: tuple[Key, ...] = Field(
         default=(), description="CPUs that are taken offline before anything else"
     )
@@ -136,6 +140,16 @@ class Scenario(Model):
         numbers = {part.map for part in parts}
         programs = [part.program for part in parts]
         return 1 + max(numbers | {p.to_map for p in programs if p and p.to_map} | {0})
+
+    @property
+    def possible_cpus(self) -> int:
+        """The CPUs that its guest ever has."""
+        return self.cpus + self.spare_cpus
+
+    @property
+    def pluggable(self) -> bool:
+        """Whether a step takes a NIC out."""
+        return any(step.do == "unplug" and step.nic is not None for step in self.timeline)
 
     @property
     def modes(self) -> tuple[str, ...]:

@@ -126,11 +126,21 @@ class TcSide:
         sizes: Mapping[str, tuple[str, int]] = dict.fromkeys(
             ("hops", "metadata") if plan.metadata else ("hops",), ("max_entries", plan.frames)
         )
+        self._calls = guest.calls
         self._notes, programs = load_object(guest.calls, ARRIVE, sizes)
+        self._program = programs["arrive"]
         answer = struct.pack("<I", TC_ACT_OK if plan.socket or plan.stack else TC_ACT_SHOT)
         self._notes["answer"].update(0, answer).must("set the answer at tc ingress")
         for ifindex in ifindexes:
-            guest.calls.link.call("tc_attach", ifindex, programs["arrive"].fd)
+            self.attach(ifindex)
+
+    def attach(self, ifindex: int) -> None:
+        """Attach the program to a NIC.
+
+        Raises:
+            GuestError: the kernel refuses it.
+        """
+        self._calls.link.call("tc_attach", ifindex, self._program.fd)
 
     def delivered(self) -> int:
         """Return how many frames have come there so far (GRO: segments)."""

@@ -208,6 +208,19 @@ class Steering:
             for link in self.links:
                 link.close()
 
+    def reattach(self, nic: int) -> None:
+        """Attach the programs to a NIC that was unplugged and is back: another interface.
+
+        Raises:
+            GuestError: the kernel refuses it.
+        """
+        place = self.plan.nics.index(nic)
+        ifindex = self.guest.ifindex[interface_name(nic)]
+        self._tc.attach(ifindex)
+        self.links[place].close()
+        mode = self.plan.mode_of(place)
+        self.links[place] = attach_xdp(self.guest.calls, self.programs[place], ifindex, mode)
+
     def dismantle(self) -> None:
         """Detach the XDP programs and drop every reference to the maps: their kthreads end.
 

@@ -82,6 +82,11 @@ class TargetGuest(Guest):
         return ""
 
     @property
+    def spare_cpus(self) -> int:
+        """None: what is there, is there."""
+        return 0
+
+    @property
     def _where(self) -> str:
         return self.machine.kernel.spec
 

@@ -103,6 +103,7 @@ class TargetLab:
             (f"{topology.cpus} CPUs ({online} are online)", topology.cpus > online),
             ("NUMA nodes to order", topology.nodes > 1),
             ("kernel command line to add to", bool(topology.append)),
+            ("CPUs or NICs to be plugged in", topology.spare_cpus or topology.pluggable),
             ("taps behind its NICs", any(topology.taps)),
             ("virtio-net device to configure", not topology.mrg_rxbuf),
         ):

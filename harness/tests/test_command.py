@@ -14,6 +14,7 @@ from harness.machine.command import (
     escape,
     hardware,
     kernel,
+    nic_device,
 )
 from harness.machine.topology import Topology
 
@@ -128,6 +129,43 @@ def test_only_a_template_shares_its_ram(share: bool, told: str) -> None:
     (ram,) = following(backends(Topology(nics=2), WIRING, share_ram=share), "-object")
     assert ram.startswith("memory-backend-file,id=ram0,size=512M,mem-path=/run/ram,")
     assert ram.endswith(told)
+
+
+def test_spare_cpus_are_devices_until_they_are_unplugged() -> None:
+    topology = Topology(cpus=2, spare_cpus=2)
+    args = hardware(topology, "qemu64,+x2apic")
+    assert following(args, "-smp") == ["2,sockets=20,cores=1,threads=1,maxcpus=20"]
+    spares = [device for device in following(args, "-device") if "x86_64-cpu" in device]
+    place = "core-id=0,thread-id=0"
+    assert spares == [f"qemu64-x86_64-cpu,id=cpu{n},socket-id={n},{place}" for n in (2, 3)]
+    left = following(hardware(topology, "qemu64", {"cpu3"}), "-device")
+    assert [device for device in left if "x86_64-cpu" in device] == spares[:1]
+    boot = kernel(Path("/k"), Path("/i"), topology, None)
+    assert "possible_cpus=4" in following(boot, "-append")[0].split()
+
+
+def test_a_nic_that_can_be_unplugged_has_a_port_that_stays() -> None:
+    topology = Topology(nics=2, pluggable=True)
+    whole = following(hardware(topology, "qemu64"), "-device")
+    assert "pcie-root-port,id=port1,chassis=2" in whole
+    (nic,) = [device for device in whole if "id=nic1" in device]
+    assert nic.startswith("virtio-net-pci,id=nic1,bus=port1,netdev=n1,mac=")
+    assert following(hardware(topology, "qemu64", {"nic1"}), "-device") == [
+        device for device in whole if device != nic
+    ]
+
+
+def test_what_is_plugged_in_is_what_was_there() -> None:
+    """QMP takes true and false where the command line takes on and off."""
+    device = nic_device(Topology(nics=1, pluggable=True), 0)
+    assert device["guest_announce"] is False
+    (nic,) = [
+        argument
+        for argument in following(hardware(Topology(pluggable=True), "qemu64"), "-device")
+        if "virtio-net-pci" in argument
+    ]
+    assert nic.endswith("guest_announce=off")
+    assert len(nic.split(",")) == len(device)
 
 
 def test_a_path_with_a_comma() -> None:
