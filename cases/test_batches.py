@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from harness.casework import Casework
 
 BATCH = 8
+DROP, PASS = XdpAction.DROP, XdpAction.PASS
 MIXED = pytest.mark.proves(
     "cpu_map_bpf_prog_run",
     "a batch of frames and skbs is delivered whole",
@@ -50,21 +51,21 @@ def test_it_sleeps_only_for_the_first_batch(lab: Casework) -> None:
 
 @pytest.mark.machine(nics=2)
 @pytest.mark.parametrize(
-    ("verdict", "delivered"),
+    ("verdicts", "delivered"),
     [
-        pytest.param(None, 100, marks=MIXED),
-        pytest.param(XdpAction.PASS, 100, marks=MIXED_RUN),
-        pytest.param(XdpAction.DROP, 50, marks=MIXED_RUN),
+        pytest.param([], 100, marks=MIXED),
+        pytest.param([PASS], 100, marks=MIXED_RUN),
+        pytest.param([DROP, PASS, PASS, DROP], 50, marks=MIXED_RUN),
+        pytest.param([DROP] * 5 + [PASS] * 5, 50, marks=MIXED_RUN, id="no-frame"),
+        pytest.param([PASS] * 5 + [DROP] * 5, 50, marks=MIXED_RUN, id="no-skb"),
     ],
 )
 def test_a_batch_may_hold_frames_and_skbs(
-    lab: Casework, verdict: int | None, delivered: int
+    lab: Casework, verdicts: list[int], delivered: int
 ) -> None:
     run = lab.steer(2, nics=(0, 1), mode="mixed", entries={2: 192})
-    if verdict is not None:
-        run.set(
-            2, 192, load_verdicts(lab.guest, [verdict, XdpAction.PASS, XdpAction.PASS, verdict])
-        )
+    if verdicts:
+        run.set(2, 192, load_verdicts(lab.guest, verdicts))
     with lab.hold(2):
         for _ in range(10):
             run.send([run.flow(5, nic=0), run.flow(5, nic=1)])

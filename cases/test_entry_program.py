@@ -103,6 +103,16 @@ def test_descriptors_up_to_0_are_no_program(lab: Casework) -> None:
             cpumap.update(0, 64, Ref(fd, None))
 
 
+@pytest.mark.proves("__cpu_map_entry_alloc", "a descriptor of 1 may be a program's")
+def test_the_lowest_descriptor_may_be_a_programs(lab: Casework) -> None:
+    with Answers(lab) as ask:
+        cpumap, program = ask.cpumap(), ask.program()
+        ask.calls.must("close", 1)
+        assert ask.calls.must("dup", program.fd).value == 1
+        cpumap.update(0, 64, Ref(1, program.model))
+        cpumap.lookup(0)
+
+
 @pytest.mark.proves("cpu_map_update_elem", "a value of 4 bytes has no program")
 def test_a_short_value_has_no_program(lab: Casework) -> None:
     with Answers(lab) as ask:

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.entries import load_onward, load_verdicts
+from harness.entries import load_device, load_onward, load_verdicts
 from harness.model.gates import EVERY_SKB_RUN
-from harness.trace.events import CpumapKthread, XdpAction, XdpException
+from harness.trace.events import CpumapKthread, Event, XdpAction, XdpException
 
 if TYPE_CHECKING:
     from harness.casework import Casework
 
 FRAMES = 120
 WARNED = "an action that it cannot take is warned of"
-PASS, DROP, ABORTED, TX = XdpAction.PASS, XdpAction.DROP, XdpAction.ABORTED, XdpAction.TX
+ABORTED, DROP, PASS, TX, REDIRECT = XdpAction
+ETH_P_IP = 0x0800
 
 
 @pytest.mark.proves("cpu_map_bpf_prog_run_skb", "it counts what passes", since=EVERY_SKB_RUN)
@@ -54,6 +55,35 @@ def test_skbs_go_on_to_another_entry(lab: Casework) -> None:
     books = lab.close()
     assert books.prog_redirect == FRAMES
     assert [row.delivered for row in books.per_cpu if row.cpu == 3] == [FRAMES]
+
+
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_skb", "XDP_REDIRECT sends the skb out by a device", since=EVERY_SKB_RUN
+)
+@pytest.mark.machine(nics=2)
+def test_skbs_go_out_by_a_device(lab: Casework) -> None:
+    run = lab.steer(1, entries={}, nics=(0, 1), mode="generic")
+    run.trace_redirects()
+    run.set(1, 512, load_device(lab.guest, lab.guest.ifindex["eth1"]))
+    run.send([run.flow(FRAMES)])
+    assert len(run.receive(FRAMES, nic=1)) == FRAMES
+    assert lab.close().devices == FRAMES
+
+
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_skb",
+    "what its program drops is consumed, what cannot be redirected is the kernel's own drop",
+    since=EVERY_SKB_RUN,
+)
+@pytest.mark.parametrize(("verdict", "dropped"), [(DROP, 0), (ABORTED, 0), (REDIRECT, FRAMES)])
+def test_which_drops_are_the_kernels(lab: Casework, verdict: int, dropped: int) -> None:
+    run = lab.steer(2, entries={}, mode="generic")
+    run.set(2, 512, load_verdicts(lab.guest, [verdict]))
+    lab.guest.tracer.enable("skb/kfree_skb")
+    lab.send(frames=FRAMES)
+    assert lab.close().prog_drop == FRAMES
+    drops = [r for r in lab.records(Event) if r.cpu == 2 and r.fields["protocol"] == ETH_P_IP]
+    assert len(drops) == dropped
 
 
 @pytest.mark.proves("cpu_map_bpf_prog_run", "what is redirected is flushed, whatever else passes")

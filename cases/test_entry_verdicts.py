@@ -127,6 +127,18 @@ def test_a_program_may_move_the_frames_ends(lab: Casework) -> None:
     assert {hop.length for hop in run.arrivals()} == {180}
 
 
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_xdp", "a frame arrives with the ends that its program gave it"
+)
+def test_a_frame_may_move_as_a_whole(lab: Casework) -> None:
+    """A VLAN tag goes, padding comes: the length says nothing."""
+    run = lab.steer(2, entries={})
+    run.set(2, 512, Looker(lab.guest, frames=FRAMES, untag=True).program)
+    lab.send(frames=FRAMES, vlan=7, size=200)
+    assert lab.close().socket == FRAMES
+    assert {hop.length for hop in run.arrivals()} == {200}
+
+
 @pytest.mark.proves("cpu_map_bpf_prog_run", "what a batch redirects is flushed with the batch")
 def test_a_chain_of_entries_delivers_at_its_end(lab: Casework) -> None:
     run = lab.steer(1, entries={3: 512})

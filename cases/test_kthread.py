@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 COMM = 15
 EINVAL, SIGKILL = 22, 9
+A_WHILE_S = 1.5
+"""Long enough for an update to return that does not wait, or not for ever."""
+
+
+def uptime(lab: Casework) -> float:
+    """Return the guest's clock, in seconds."""
+    return float(lab.guest.read("/proc/uptime").split()[0])
 
 
 def status(lab: Casework, pid: int) -> dict[str, str]:
@@ -86,8 +93,8 @@ def test_an_update_waits_for_the_kthreads_first_run(lab: Casework) -> None:
     with lab.hold(3):
         update = run.start_set(3, qsize=64)
         assert len(lab.wait_kthreads(2)) == 2
-        for _ in range(50):  # long enough for the update to return, were it not waiting
-            lab.guest.read("/proc/uptime")
+        until = uptime(lab) + A_WHILE_S
+        lab.wait_for(lambda: uptime(lab) > until)
         assert not run.has_ended(update)
     run.finish_set(update)
     lab.send(frames=10)

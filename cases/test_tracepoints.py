@@ -108,7 +108,7 @@ def test_sleeping_and_stopping(lab: Casework) -> None:
 @pytest.mark.proves("cpu_map_enqueue", "a frame counts as redirected before its ring is tried")
 def test_redirects_of_frames(lab: Casework) -> None:
     run = lab.steer(CPU, entries={CPU: 8})
-    lab.guest.tracer.enable("xdp/xdp_redirect")
+    run.trace_redirects()
     with lab.hold(CPU):
         lab.send(frames=20)
         run.wait_offered()
@@ -125,7 +125,7 @@ def test_redirects_of_frames(lab: Casework) -> None:
 )
 def test_redirects_of_skbs(lab: Casework) -> None:
     run = lab.steer(CPU, entries={CPU: 8}, mode="generic")
-    lab.guest.tracer.enable("xdp/xdp_redirect")
+    run.trace_redirects()
     with lab.hold(CPU):
         lab.send(frames=20)
         run.wait_offered()

@@ -83,6 +83,7 @@ class Looker:
         frames: how many frames to have notes for.
         tail: bytes to cut off each frame's tail.
         head: bytes to grow each frame's head by, and to cut again.
+        untag: take each frame's outer VLAN tag out, and have it grow as much behind.
         frags: take frames in several buffers, as all programs of the map have to then.
 
     Attributes:
@@ -93,11 +94,19 @@ class Looker:
     """
 
     def __init__(
-        self, guest: Guest, *, frames: int, tail: int = 0, head: int = 0, frags: bool = False
+        self,
+        guest: Guest,
+        *,
+        frames: int,
+        tail: int = 0,
+        head: int = 0,
+        untag: bool = False,
+        frags: bool = False,
     ) -> None:
         sizes = {"looks": ("max_entries", frames)}
         maps, programs = load_object(guest.calls, LOOK_FRAGS if frags else LOOK, sizes)
-        maps["changes"].update(0, struct.pack("<II", tail, head)).must("set the changes")
+        changes = struct.pack("<III", tail, head, untag)
+        maps["changes"].update(0, changes).must("set the changes")
         self._looks = maps.pop("looks")
         self._frames = frames
         self.program = _only(programs, maps)

@@ -74,9 +74,14 @@ def judge_error(error: LabError, splats: Sequence[Splat]) -> Judgement:
 
 
 def tell_hang(judgement: Judgement, hang: Hang | None) -> Judgement:
-    """Return the judgement with the reason why the guest kept the lab waiting, if it did."""
+    """Return the judgement with the reason why the guest kept the lab waiting, if it did.
+
+    What failed for want of time, on a host that did not let the guest run, proves nothing.
+    """
     if hang is None or judgement.verdict is Verdict.PASS:
         return judgement
+    if judgement.verdict is Verdict.FAIL and not hang.kind.in_guest:
+        judgement = replace(judgement, verdict=Verdict.INVALID)
     if any(hang.summary in reason for reason in judgement.reasons):
         return judgement
     return replace(judgement, reasons=(*judgement.reasons, hang.summary))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * A cpumap entry's program that notes what its context says of each frame, and moves the frame's
- * head out and back and its tail in, as far as it is told.
+ * head out and back and its tail in, as far as it is told, or both ends over its VLAN tag.
  */
 #include "tag.h"
 
@@ -24,6 +24,7 @@ struct {
 struct change {
 	__u32 tail; /* bytes to cut */
 	__u32 head; /* bytes to grow in front and cut again */
+	__u32 untag; /* take the outer VLAN tag out, and grow as much behind */
 };
 
 struct {
@@ -32,6 +33,17 @@ struct {
 	__type(key, __u32);
 	__type(value, struct change);
 } changes SEC(".maps");
+
+static __always_inline int untag(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+
+	if (data + sizeof(struct ethhdr) + sizeof(struct vlan) > end)
+		return -1;
+	__builtin_memmove(data + sizeof(struct vlan), data, 2 * ETH_ALEN);
+	return bpf_xdp_adjust_head(ctx, sizeof(struct vlan)) ||
+	       bpf_xdp_adjust_tail(ctx, sizeof(struct vlan));
+}
 
 SEC_ENTRY
 int entry(struct xdp_md *ctx)
@@ -56,6 +68,8 @@ int entry(struct xdp_md *ctx)
 			     bpf_xdp_adjust_head(ctx, change->head)))
 		return XDP_ABORTED;
 	if (change->tail && bpf_xdp_adjust_tail(ctx, -(int)change->tail))
+		return XDP_ABORTED;
+	if (change->untag && untag(ctx))
 		return XDP_ABORTED;
 	return XDP_PASS;
 }

@@ -69,18 +69,21 @@ class Steering:
         self._sums_received: Sequence[int] = ()
         self._intact = True
         self._pinned = True
+        self._redirects_traced = False
         self._rest_s = REST_S * guest.machine.pace
-        ifindexes = [guest.ifindex[interface_name(nic)] for nic in plan.nics]
+        self._ifindexes = [guest.ifindex[interface_name(nic)] for nic in plan.nics]
         self.cpumaps = Cpumaps(guest, plan)
         self._xdp = XdpSide(guest, plan, self.maps)
-        self._tc = TcSide(guest, plan, ifindexes)
+        self._tc = TcSide(guest, plan, self._ifindexes)
         self._sink = Sink(guest.calls, frames=plan.frames) if plan.socket else None
         for number, _ in enumerate(self.maps):
             for cpu, qsize in plan.entries.items():
                 self.cpumaps.set(cpu, qsize, map=number)
         self.links: list[Link] = [
             attach_xdp(guest.calls, program, ifindex, plan.mode_of(place))
-            for place, (ifindex, program) in enumerate(zip(ifindexes, self.programs, strict=True))
+            for place, (ifindex, program) in enumerate(
+                zip(self._ifindexes, self.programs, strict=True)
+            )
         ]
         self._attached = self._referenced = True
         port = self._sink.port if self._sink else DISCARD_PORT
@@ -132,6 +135,8 @@ class Steering:
             intact=self._intact,
             gro=self.plan.gro,
             live=tuple(self.traffic.made_live),
+            redirects_traced=self._redirects_traced,
+            ifindexes=frozenset(self._ifindexes),
         )
 
     def wait_rest(self, deadline_s: float | None = None) -> Rest:
@@ -183,19 +188,29 @@ class Steering:
     def wait_offered(self) -> None:
         """Wait until every frame sent has been offered to a ring, or failed to be.
 
+        If the programs redirect more frames than that, by the deadline, the books tell of them.
+
         Raises:
-            TrafficStalled: some have not within the deadline.
+            TrafficStalled: some have not within the deadline, nor met the programs.
         """
         deadline = time.monotonic() + self._rest_s
         while True:
             sums = self._sums()
             offered = sums.offered.total() + sums.errors.total()
-            if offered == self.sent:
+            if offered >= self.sent:
                 return
             if time.monotonic() >= deadline:
-                told = f"{offered} of {self.sent} frames sent were offered to a ring"
-                raise self.guest.stalled(told)
+                break
             time.sleep(POLL_S)
+        told = f"{offered} of {self.sent} frames sent were offered to a ring"
+        if self._answered().total() < self.sent:
+            raise self.guest.stalled(told)
+        self.guest.machine.examine(told)
+
+    def _answered(self) -> Counter[XdpAction]:
+        """Return how many frames, from the wire or live, were answered with each action."""
+        live = self._xdp.answered_live() if self.traffic.made_live else Counter()
+        return self._xdp.answered() + live
 
     def detach(self) -> None:
         """Detach the XDP programs by closing their links.
@@ -260,6 +275,17 @@ class Steering:
     def resizes(self) -> None:
         """Tell the books that an entry's program changes the length of frames."""
         self._intact = False
+
+    def trace_redirects(self) -> None:
+        """Trace each redirect from here on, and judge them: before the first frame is sent.
+
+        Only so do the books know of skbs that leave by a device.
+
+        Raises:
+            GuestError: the kernel has no such event.
+        """
+        self.guest.tracer.enable("xdp/xdp_redirect")
+        self._redirects_traced = True
 
     def arrivals(self) -> list[Hop]:
         """Return the notes at tc ingress of the frames sent so far, by frame number."""

@@ -34,7 +34,7 @@ from harness.trace.ledger import (
 )
 
 XDP_PROG, ENTRY_PROG = 11, 22
-FIRST_MAP, NEXT_MAP = 5, 6
+FIRST_MAP, NEXT_MAP, DEVMAP = 5, 6, 9
 PRODUCERS, TARGETS, NEXT_CPU = (0, 1), (2, 3), 4
 
 
@@ -145,11 +145,11 @@ class World:
             XdpRedirectErr(cpu, self.now(), prog, XdpAction.REDIRECT, 3, err, 0, map_id, index)
         )
 
-    def succeed(self, cpu: int, prog: int, map_id: int, index: int) -> None:
+    def succeed(self, cpu: int, prog: int, map_id: int, index: int, to_ifindex: int = 0) -> None:
         if self.plan.redirects_traced:
-            self.records.append(
-                XdpRedirect(cpu, self.now(), prog, XdpAction.REDIRECT, 3, 0, 0, map_id, index)
-            )
+            act, ts = XdpAction.REDIRECT, self.now()
+            record = XdpRedirect(cpu, ts, prog, act, 3, 0, to_ifindex, map_id, index)
+            self.records.append(record)
 
     def flush(self, bulks: dict[tuple[int, int], list[int]], producer: int) -> None:
         for (cpu, target), bulk in bulks.items():
@@ -210,12 +210,12 @@ class World:
                     answer = "drop"
                 if answer == "drop" and self.chance(0.3):
                     self.fail(cpu, ENTRY_PROG + key, -22, 0, 0)
-            if answer == "redirect" and self.skb[frame] and key == 3:
-                answer = "drop"
-            if answer == "redirect" and self.skb[frame]:
+            if answer == "redirect" and key == 3:
+                self.succeed(cpu, ENTRY_PROG + key, DEVMAP, 0, 7)
+            if answer == "redirect" and self.skb[frame] and key == 2:
                 taken = self.offer_skb(frame, cpu, NEXT_MAP, NEXT_CPU, ENTRY_PROG + key)
                 answer = "redirect" if taken else "drop"
-            elif answer == "redirect":
+            elif answer == "redirect" and not self.skb[frame]:
                 bulk.append(frame)
                 if key == 2:
                     self.succeed(cpu, ENTRY_PROG + key, NEXT_MAP, NEXT_CPU)
@@ -311,6 +311,7 @@ class World:
             gro=plan.gro,
             live=(range(plan.live),) if plan.live else (),
             redirects_traced=plan.redirects_traced,
+            ifindexes=frozenset({3}),
         )
 
 

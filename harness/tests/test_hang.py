@@ -298,4 +298,12 @@ def test_a_hang_in_cpumap_is_a_failure() -> None:
     assert tell_hang(judgement, kept) == judgement  # it is told once
     assert tell_hang(Judgement(Verdict.PASS), kept).reasons == ()
     failed = tell_hang(Judgement(Verdict.FAIL, ("2 is not 3",)), idle)
-    assert failed.reasons == ("2 is not 3", "guest idle: it")
+    assert failed == Judgement(Verdict.FAIL, ("2 is not 3", "guest idle: it"))
+
+
+@pytest.mark.parametrize("kind", [Kind.HOST_STARVED, Kind.QEMU_DEAD])
+def test_a_guest_that_could_not_run_has_not_failed(kind: Kind) -> None:
+    hang = Hang(kind, "it")
+    failed, crashed = (Judgement(verdict, ("x",)) for verdict in (Verdict.FAIL, Verdict.CRASH))
+    assert tell_hang(failed, hang).verdict is Verdict.INVALID
+    assert tell_hang(crashed, hang).verdict is Verdict.CRASH

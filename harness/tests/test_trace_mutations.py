@@ -187,8 +187,8 @@ def is_idle(record: Record, known: Circumstances) -> bool:
 
 def is_invisible(old: TypedRecord, new: Record, field: str, known: Circumstances) -> bool:
     """Whether nothing that is observed could contradict this change of a record."""
-    # Times order the records and no law is about times. Interfaces are not accounts.
-    if field in ("ts", "ifindex", "to_ifindex", "from_ifindex"):
+    # Times order the records and no law is about times. Where a frame goes out is no account.
+    if field in ("ts", "to_ifindex", "from_ifindex"):
         return True
     match old, new:
         case CpumapKthread(), CpumapKthread():
@@ -216,8 +216,11 @@ def is_invisible(old: TypedRecord, new: Record, field: str, known: Circumstances
                 not ours and field in ("map_index", "map_id") and new.map_id not in known.map_ids
             )
         case XdpRedirect(), XdpRedirect():
-            # Which of the programs in play it was makes no difference to any account.
-            return field == "prog_id" and new.prog_id in known.prog_ids | known.entry_prog_ids
+            # Which of the programs in play it was makes no difference to any account, nor which
+            # device a frame leaves by.
+            return (
+                field == "prog_id" and new.prog_id in known.prog_ids | known.entry_prog_ids
+            ) or (field in ("map_id", "map_index") and not {old.map_id, new.map_id} & known.map_ids)
     return False
 
 

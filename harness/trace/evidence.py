@@ -78,6 +78,7 @@ class Circumstances:
         live: numbers of the frames that come from BPF_F_TEST_XDP_LIVE_FRAMES, whose runner
             (test_run.c) traces no xdp_exception.
         redirects_traced: `xdp:xdp_redirect` was enabled, one record per frame.
+        ifindexes: of the devices that frames come in by; empty if they are not known.
     """
 
     kernel: tuple[int, ...]
@@ -90,6 +91,7 @@ class Circumstances:
     intact: bool = True
     live: tuple[range, ...] = ()
     redirects_traced: bool = False
+    ifindexes: frozenset[int] = frozenset()
 
     @property
     def map_ids(self) -> frozenset[int]:

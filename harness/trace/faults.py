@@ -39,11 +39,11 @@ def find_faults(audit: Auditor, tally: Tally, known: Circumstances) -> None:
                 fault = _kthread_fault(record, known)
             case XdpRedirect() | XdpRedirectErr():
                 hop, place = "enqueued", Place(producer=record.cpu, cpu=record.map_index)
-                stray = _foreign_program(record.prog_id, known)
+                stray = _foreign(record, known)
                 fault = _redirect_fault(record)
             case XdpException():
                 hop, place = "exceptions", Place(producer=record.cpu)
-                stray = _foreign_program(record.prog_id, known)
+                stray = _foreign(record, known)
                 fault = ""
             case _:
                 continue
@@ -62,10 +62,12 @@ def _not_in_play(map_id: int, cpu: int, known: Circumstances, *, keyed: bool) ->
     return ""
 
 
-def _foreign_program(prog_id: int, known: Circumstances) -> str:
-    if prog_id in known.prog_ids | known.entry_prog_ids:
-        return ""
-    return f"events of program {prog_id}, which is not in play"
+def _foreign(event: XdpRedirect | XdpRedirectErr | XdpException, known: Circumstances) -> str:
+    if event.prog_id not in known.prog_ids | known.entry_prog_ids:
+        return f"events of program {event.prog_id}, which is not in play"
+    if known.ifindexes and event.ifindex not in known.ifindexes:
+        return f"events of interface {event.ifindex}, by which no frame comes in"
+    return ""
 
 
 def _enqueue_fault(event: CpumapEnqueue, known: Circumstances) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from harness.trace.books import Kind
 from harness.trace.census import misnumbered
 from harness.trace.events import XdpAction
+from harness.trace.evidence import Mode
 from harness.trace.hops import NO_CPU
 from harness.trace.tally import Place, merge, plus
 
@@ -146,6 +147,18 @@ def audit_redirects(audit: Auditor, run: Run) -> None:
         said=("skbs refused by a full ring", "xdp_redirect_err with -ENOSPC"),
     )
     if known.redirects_traced:
+        said = ("xdp_redirect to a device", "in bulks that a device was given")
+        if known.mode is Mode.NATIVE:
+            audit.compare(
+                "xdp_redirect to devices = devmap_xmit",
+                "enqueued",
+                sums.sent_off,
+                sums.bulks,
+                "frames wait in the device's bulk until the flush; an skb is sent by itself",
+                said=said,
+            )
+        else:
+            audit.bound("enqueued", sums.bulks, sums.sent_off, said[::-1])
         audit.compare(
             "xdp_redirect = enqueued per map",
             "enqueued",

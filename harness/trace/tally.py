@@ -100,7 +100,9 @@ class Sums:
         entry_ring_full: of those, for a full ring of a cpumap, by producer and key.
         exceptions: of the devices' programs, by CPU and action.
         entry_exceptions: of entries' programs, by CPU.
-        devices: frames that went to devices, by producer.
+        sent_off: xdp_redirect records for a device, by producer.
+        bulks: frames that were given to devices in bulks, by producer; skbs are none of them.
+        devices: frames that went to devices, by producer, and if redirects are traced, skbs.
     """
 
     offered: Counter[Place] = field(default_factory=Counter)
@@ -122,6 +124,8 @@ class Sums:
     entry_ring_full: Counter[Place] = field(default_factory=Counter)
     exceptions: Counter[tuple[int, int]] = field(default_factory=Counter)
     entry_exceptions: Counter[Place] = field(default_factory=Counter)
+    sent_off: Counter[Place] = field(default_factory=Counter)
+    bulks: Counter[Place] = field(default_factory=Counter)
     devices: Counter[Place] = field(default_factory=Counter)
 
 
@@ -138,13 +142,16 @@ def add_up(tally: Tally, known: Circumstances) -> Sums:
                 sums.redirects[Place(record.map_id, record.cpu, record.map_index)] += times
             case XdpRedirectErr():
                 _add_error(sums, record, times, known)
+            case XdpRedirect():
+                sums.sent_off[Place(producer=record.cpu, cpu=NO_CPU)] += times
             case XdpDevmapXmit():
                 place = Place(producer=record.cpu, cpu=NO_CPU)
-                sums.devices[place] += (record.sent + record.drops) * times
+                sums.bulks[place] += (record.sent + record.drops) * times
             case XdpException() if record.prog_id in known.entry_prog_ids:
                 sums.entry_exceptions[Place(cpu=record.cpu)] += times
             case XdpException():
                 sums.exceptions[record.cpu, record.act & 0xFFFF] += times
+    sums.devices.update(sums.sent_off if known.redirects_traced else sums.bulks)
     return sums
 
 
