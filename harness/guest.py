@@ -214,7 +214,8 @@ class Guest:
         """Start a child of the agent's and return its pid.
 
         Args:
-            what: "spin" burns its CPU, "pause" holds all descriptors that the agent has now.
+            what: "spin" burns its CPU until that goes offline, "pause" holds all descriptors that
+                the agent has now.
             cpu: where it is bound to; -1: nowhere.
             policy: its scheduling class.
             priority: in that class.

@@ -298,13 +298,15 @@ int op_threads(const struct args *args, msgpack_packer *out, char *why)
 	return 0;
 }
 
-static void become(const char *what, const struct args *argv)
+static void become(const char *what, int cpu, const struct args *argv)
 {
 	if (!strcmp(what, "spin")) {
 		/* whoever burns a CPU keeps no map, program or link alive */
 		syscall(SYS_close_range, 0, ~0U, 0);
-		for (;;)
+		/* driven from a CPU that goes offline, it would starve another */
+		while (cpu < 0 || sched_getcpu() == cpu)
 			__asm__ volatile("" ::: "memory");
+		_exit(0);
 	}
 	if (!strcmp(what, "pause"))
 		for (;;)
@@ -319,8 +321,8 @@ static void become(const char *what, const struct args *argv)
 
 /*
  * spawn(what, argv, cpu, policy, priority): a child process that runs argv ("exec"), burns its
- * CPU ("spin") or holds the agent's descriptors open ("pause"). cpu < 0 leaves the affinity
- * alone. Result: its pid. The class and the CPU are set before this returns.
+ * CPU ("spin", until that goes offline) or holds the agent's descriptors open ("pause"). cpu < 0
+ * leaves the affinity alone. Result: its pid. The class and the CPU are set before this returns.
  */
 int op_spawn(const struct args *args, msgpack_packer *out, char *why)
 {
@@ -353,7 +355,7 @@ int op_spawn(const struct args *args, msgpack_packer *out, char *why)
 			err = -errno;
 		if (write(ready[1], &err, sizeof(err)) < 0 || err)
 			_exit(126);
-		become(what, &argv);
+		become(what, cpu, &argv);
 	}
 	if (pid < 0 || read(ready[0], &err, sizeof(err)) != sizeof(err))
 		err = -ECHILD;

@@ -112,6 +112,16 @@ def test_a_spinner_is_on_its_cpu_when_spawn_returns(link: Link) -> None:
     Syscalls(link).must("wait4", pid, 0, 0, 0)
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs a second CPU")
+def test_a_spinner_ends_when_it_is_driven_from_its_cpu(link: Link) -> None:
+    cpu, other = sorted(os.sched_getaffinity(0))[:2]
+    pid = link.call("spawn", "spin", [], cpu, 0, 0)
+    os.sched_setaffinity(pid, {other})
+    status = Buffer(4, returned=True)
+    assert Syscalls(link).must("wait4", pid, status, 0, 0).value == pid
+    assert status.content == bytes(4)
+
+
 @pytest.mark.parametrize(("what", "kept"), [("spin", False), ("pause", True)])
 def test_who_keeps_the_agents_descriptors(link: Link, what: str, kept: bool) -> None:
     calls = Syscalls(link)
