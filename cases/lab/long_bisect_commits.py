@@ -36,6 +36,19 @@ timeline:
   - {after: offered, do: release, cpu: 2}
 expect: {delivered: 24, dropped: 40}
 """
+UNMERGED = """\
+name: unmerged
+cpus: 4
+socket: false
+entries: [{cpu: 2, qsize: 192}]
+traffic: [{frames: 20, protocol: tcp, size: 200}]
+timeline:
+  - {at: 0, do: hold, cpu: 2}
+  - {after: offered, do: release, cpu: 2}
+expect: {delivered: {2: 20}, skbs: 20}
+"""
+MERGES, PASSES = "gro_receive_skb(&rcpu->gro, skbs[i]);", "netif_receive_skb(skbs[i]);"
+MERGING = "cpumap: have segments merged"
 BREAKS, HALVES = "ptr_ring_init(rcpu->queue, value->qsize, gfp)", "value->qsize / 2"
 CULPRIT = "cpumap: have rings take less memory"
 
@@ -111,6 +124,29 @@ def test_the_commit_is_found(tree: Path, scenario: Path) -> None:
     log = ended.stdout[ended.stdout.index("git bisect start") :]
     assert "# first bad commit" in log
     assert "#   fail: " in log
+
+
+@pytest.mark.timeout(7200)
+def test_commits_are_searched_between_the_packages_found(tree: Path, tmp_path: Path) -> None:
+    """Debian's builds say 6.12 to 6.16; the tree has these tags, and the commits between them."""
+    path = tmp_path / "unmerged.yaml"
+    path.write_text(UNMERGED)
+    git(tree, "checkout", "--quiet", "--detach", "base")
+    commit(tree, "cpumap: hand skbs on one by one", MERGES, PASSES)
+    git(tree, "tag", "--force", "v6.12")
+    commit(tree, "cpumap: a remark", "\n", "\n/* one */\n")
+    commit(tree, MERGING, PASSES, MERGES)
+    commit(tree, "cpumap: another remark", "\n", "\n/* two */\n")
+    git(tree, "tag", "--force", "v6.16")
+    git(tree, "checkout", "--quiet", "main")
+    ends = ("--good", "debian:6.12", "--bad", "debian:6.16", "--cached")
+    ended = lab("bisect", path, *ends, "--tree", tree, cwd=tree)
+    print(ended.stdout, ended.stderr)
+    assert ended.returncode == 0
+    assert "first bad: 6.16" in ended.stdout
+    packages, commits = ended.stdout.index("first bad: "), ended.stdout.index("git bisect start")
+    assert packages < commits
+    assert f"    {MERGING}" in ended.stdout
 
 
 @pytest.mark.timeout(7200)

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import harness.kernels.lock
+from harness.errors import NotLocked
 from harness.guest import MODULES
-from harness.kernels import plan_modules, prune
+from harness.kernels import plan_modules, prune, resolve
+from harness.kernels.lock import read_lock, write_lock
 from harness.lab import Lab
 from harness.machine.topology import Topology
 from harness.tests.fakes import make_deb
@@ -39,6 +42,26 @@ def test_a_kernel_from_package_files(a_kernel: str, tmp_path: Path) -> None:
             assert guest.read(RELEASE).strip() == known.release
     finally:
         prune([spec])
+
+
+def test_a_locked_kernel_runs_and_another_in_its_place_does_not(
+    a_kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Lab().kernel(a_kernel)
+    file = tmp_path / "bzImage"
+    file.write_bytes(known.vmlinuz.read_bytes())
+    spec = f"path:{file},modules={known.modules}"
+    monkeypatch.setattr(harness.kernels.lock, "FILE", tmp_path / "kernels.lock")
+    write_lock({spec: resolve(spec)})
+    try:
+        with Lab(lock=read_lock()).open(spec, Topology()) as guest:
+            assert guest.read(RELEASE).strip() == known.release
+    finally:
+        prune([spec])
+    file.write_bytes(file.read_bytes() + b"\0")
+    with pytest.raises(NotLocked, match=r"another kernel than it is locked to: sha256 \w+, not "):
+        Lab(lock=read_lock()).open(spec, Topology())
+    prune([spec])
 
 
 def test_a_vmlinux(a_kernel: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import harness.bisect.subject
 import harness.bisect.tree
 from harness import cli
 from harness.bisect.case_run import names_of
+from harness.bisect.drive import tags_of
 from harness.bisect.sight import LabBroken, Sight
 from harness.errors import CacheError, ToolMissing, UserError
 from harness.kernels.build import BuildFailed
@@ -104,6 +106,25 @@ def test_a_fix_is_found(tree: Tree, judged: list[str]) -> None:
         assert ended.exit_code == 0, ended.output
         assert "the first fixed commit:" in ended.output
         assert "    3: good" in ended.output
+
+
+def answer(last_old: str, first_new: str) -> Any:
+    """What a search among packages comes to."""
+    ends = [(SimpleNamespace(upstream=release), None) for release in (last_old, first_new)]
+    return SimpleNamespace(last_old=ends[0], first_new=ends[1])
+
+
+def test_the_tags_between_which_packages_lie(tree: Tree) -> None:
+    """Of a stable release its own, or of its series: a mainline tree has no other."""
+    tree.commit("good", "good", "bad")
+    for tag, rev in (("v6.12", "v0"), ("v6.16", "v1"), ("v6.16.3", "v2")):
+        tree.git("tag", tag, rev)
+    between = tags_of(tree.root, answer("6.12.117", "6.16.3"), invert=False)
+    assert between == ("v6.12", "v6.16.3")
+    between = tags_of(tree.root, answer("6.12.117", "6.16.4"), invert=True)
+    assert between == ("v6.16", "v6.12")
+    with pytest.raises(UserError, match=r"none of the tags v7\.3\.4, v7\.3: "):
+        tags_of(tree.root, answer("6.12.117", "7.3.4"), invert=False)
 
 
 def test_only_skipped_are_left(tree: Tree, judged: list[str]) -> None:
