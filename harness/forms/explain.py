@@ -65,10 +65,10 @@ class _Explainer:
     def _explain_unknown(self, at: Location) -> Fault:
         known, key = self._keys(at[:-1]), str(at[-1])
         hint = ""
-        if nearest := _nearest(key, known):
-            hint = f"; did you mean `{nearest}`?"
-        elif home := self._home(key):
+        if home := self._home(key):
             hint = f"; it belongs {home}"
+        elif nearest := _nearest(key, known):
+            hint = f"; did you mean `{nearest}`?"
         what = f"unknown key{hint} (known here: {', '.join(known)})"
         return self._document.blame(at, what, key=True)
 

@@ -163,7 +163,7 @@ def _check_expectations(scenario: Scenario) -> Iterator[Found]:
 
 
 def _check_traffic(scenario: Scenario) -> Iterator[Found]:
-    paced = [flow.rate is not None for flow in scenario.traffic]
+    paced = [flow.rate or flow.speed for flow in scenario.traffic]
     for number, flow in enumerate(scenario.traffic):
         at = ("traffic", number)
         check = _check_capture if flow.pcap else _check_flow
@@ -171,10 +171,14 @@ def _check_traffic(scenario: Scenario) -> Iterator[Found]:
             yield (*at, key), why
         if flow.nic >= len(scenario.nics):
             yield (*at, "nic"), no_nic(flow.nic, scenario)
-        if flow.rate and scenario.rate:
-            yield (*at, "rate"), "either all flows together have a rate, or each its own"
-        elif flow.rate and not all(paced):
-            yield (*at, "rate"), "either all flows have a rate or none: others have none"
+        key = "rate" if flow.rate else "speed"
+        if paced[number] and scenario.rate:
+            yield (*at, key), "either all flows together have a rate, or each its own"
+        elif paced[number] and not all(paced):
+            yield (
+                (*at, key),
+                "either all flows have a rate or none (a `speed` is one): others have none",
+            )
     if scenario.frames > MAX_FRAMES:
         yield ("traffic",), f"{scenario.frames} frames in all; at most {MAX_FRAMES} are possible"
 
@@ -185,6 +189,9 @@ def _check_flow(flow: Traffic, *, socket: bool) -> Iterator[tuple[str, str]]:
     if flow.size < least:
         tagged = "" if flow.vlan is None else " with a VLAN tag"
         yield "size", f"{flow.protocol} frames{tagged} take {least} bytes or more, not {flow.size}"
+    for key in ("speed", "loop"):
+        if getattr(flow, key) != type(flow).model_fields[key].default:
+            yield key, "it is for captures: there is no `pcap`"
     if not socket:
         return
     never = "never reach the UDP socket: set `socket: false` (they then end at tc ingress)"
@@ -201,6 +208,9 @@ def _check_capture(flow: Traffic, *, socket: bool) -> Iterator[tuple[str, str]]:
     for key in FLOW_KEYS:
         if getattr(flow, key) != defaults[key].default:
             yield key, "the frames of a pcap file have their own"
+    for key in ("rate", "burst"):
+        if flow.speed and getattr(flow, key) != defaults[key].default:
+            yield key, "`speed` replays the timing of the capture: either it or this"
     if socket:
         why = "they never reach the UDP socket: set `socket: false` (they then end at tc ingress)"
         yield "pcap", f"the frames of a capture go where it says; {why}"

@@ -148,6 +148,14 @@ class Traffic(Model):
         description="a capture to take the frames from; the first 8 bytes of their payload are "
         "overwritten with their number",
     )
+    speed: Annotated[float, Field(ge=0.001, le=1000)] | None = Field(
+        default=None,
+        description="replay the capture with its own timing, so many times as fast; without it, "
+        "times are not heeded",
+    )
+    loop: Annotated[int, Field(ge=1, le=MAX_FRAMES)] = Field(
+        default=1, description="play the capture so many times, `frames` frames in all at most"
+    )
     nic: NicNumber = Field(default=0, description="number of the NIC that it goes to")
     rate: Rate | None = Field(default=None, description="frames per second of this flow")
     burst: Annotated[int, Field(ge=1, le=MAX_FRAMES)] = Field(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno as errnos
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +13,11 @@ from harness.guest import interface_name
 from harness.hold import Hold
 from harness.plug import plug_cpu, plug_nic, set_link, unplug_cpu, unplug_nic
 from harness.scenario.conflicts import FLOW_KEYS
-from harness.scenario.sender import Sender
+from harness.scenario.sender import ThreadSender
 from harness.steering import Plan, Steering
 from harness.trace.events import XdpAction
-from harness.traffic.frames import build_frames
+from harness.trace.latency import Waits, describe
+from harness.traffic.frames import Reel
 from harness.traffic.pcap import Capture, read_capture
 from harness.traffic.turns import Pace, take_turns
 
@@ -35,7 +35,6 @@ MISS_FLAGS = {"aborted": 0, "drop": 1, "pass": 2, "tx": 3}
 """`enum xdp_action` in the low bits of bpf_redirect_map's flags."""
 DRAIN_FRAMES = 8192
 """The guest's trace buffers are read so often while frames go in, for they would overrun."""
-POLL_S = 0.002
 DEFAULT_MTU = 1500
 OWN = "/own"
 """Where a user's object files go in the guest."""
@@ -52,6 +51,7 @@ class Play:
         steering: the run.
         failures: what actions answered and should not have.
         notes: what else the reader has to know.
+        late: by how much frames with a time went after it; None where none has one.
         rewrites: a program changes frames, so that payloads need not be what they were.
 
     Raises:
@@ -66,6 +66,7 @@ class Play:
         self._started: list[tuple[int, int, Started]] = []
         self.failures: list[str] = []
         self.notes: list[str] = []
+        self.late: Waits | None = None
         self.rewrites = False
         for cpu in scenario.offline:
             self._set_online(cpu, online=False)
@@ -112,9 +113,12 @@ class Play:
         """
         sources = [self._source(flow) for flow in self._scenario.traffic]
         flows = zip(sources, self._scenario.traffic, strict=True)
-        paces = [Pace(source.frames, flow.rate, flow.burst) for source, flow in flows]
+        paces = [
+            Pace(source.frames, flow.rate, flow.burst, getattr(source, "due_s", ()))
+            for source, flow in flows
+        ]
         turns = take_turns(paces, rate=self._scenario.rate)
-        frames = build_frames(sources, order=turns.flows)
+        frames = Reel(sources, turns.flows)
         # what happens when, in order: first what is at rest, then what is done
         moments = [(at, 0, _REST) for at in turns.rests]
         moments += [(at, 1, _DRAIN) for at in range(DRAIN_FRAMES, len(frames), DRAIN_FRAMES)]
@@ -126,7 +130,7 @@ class Play:
         moments.sort(key=lambda moment: moment[:2])
         timed = sorted((s.seconds, number) for number, s in steps if s.seconds is not None)
         stops = [at for at, _, _ in moments]
-        with Sender(self.steering.inject, frames, turns, stops) as sender:
+        with ThreadSender(self.steering.inject, frames, turns, stops) as sender:
             while moments or timed or not sender.done:
                 sender.check()
                 if timed and sender.elapsed_s >= timed[0][0]:
@@ -140,18 +144,22 @@ class Play:
                         self._meet(what)
                         sender.let_on()
                 else:
-                    time.sleep(POLL_S)
+                    sender.go_on()
                 advance(sender.sent)
             sender.check()
+        if sender.late_s:
+            self.late = describe(sorted(late * 1e9 for late in sender.late_s))
+            self.notes += self._tell_late(self.late)
 
     def _source(self, flow: parts.Traffic) -> Flow | Capture:
         if flow.pcap:
             raw = bytes.fromhex(self._guest.mac(flow.nic).replace(":", ""))
-            capture = read_capture(Path(flow.pcap), most=flow.frames, mac=raw)
+            how = {"most": flow.frames, "loop": flow.loop}
+            capture = read_capture(Path(flow.pcap), mac=raw, speed=flow.speed, **how)
             self.steering.resizes()  # VLAN tags are stripped
             if capture.left_out:
                 self.notes.append(
-                    f"{flow.pcap}: {capture.left_out} of {capture.left_out + capture.frames} "
+                    f"{flow.pcap}: {capture.left_out} of {capture.left_out + capture.kept} "
                     "frames carry no number and were left out"
                 )
             return capture
@@ -159,6 +167,14 @@ class Play:
             self.steering.resizes()
         how = {key: value for key in FLOW_KEYS if (value := getattr(flow, key)) is not None}
         return self.steering.flow(flow.frames, nic=flow.nic, **how)
+
+    def _tell_late(self, late: Waits) -> list[str]:
+        if not any(flow.speed for flow in self._scenario.traffic):
+            return []
+        return [
+            f"frames of the replay were late by {late.p50 / 1000:.1f} ms (median), "
+            f"{late.p99 / 1000:.1f} ms (99 %), {late.max / 1000:.1f} ms (the latest)"
+        ]
 
     def _flows_on(self, what: int) -> bool:
         """Tell whether more frames go while this is done: those up to the next moment."""

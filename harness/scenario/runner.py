@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from harness.scenario.schema import Scenario
     from harness.steering import Steering
     from harness.trace.books import Books
+    from harness.trace.latency import Waits
 
 LAST_WORDS_S = 5.0
 GONE_S = 30.0
@@ -107,6 +108,7 @@ class _Found:
     argv: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     queues: dict[int, list[int]] = field(default_factory=dict)
+    late: Waits | None = None
     error: LabError | None = None
     hang: Hang | None = None
 
@@ -254,6 +256,7 @@ def _steer(guest: Guest, scenario: Scenario, found: _Found, watch: Watch) -> lis
     steering = play.steering
     found.books = steering.close()
     found.notes += play.notes
+    found.late = play.late
     kthreads = _wait_kthreads(guest, scenario.expect.kthreads)
     sight = Sight(steering.sightings(), steering.arrivals(), steering.traffic.flows, len(kthreads))
     if any(scenario.taps):
@@ -329,6 +332,7 @@ def _keep(record: RunRecord, scenario: Scenario, found: _Found) -> RunRecord:
         "scenario": scenario.model_dump(exclude_none=True),
         "notes": found.notes,
         "rx_queues": found.queues,
+        "late_us": asdict(found.late) if found.late else None,
         "wait_us": {cpu: asdict(waits) for cpu, waits in story.waits.items()},
     }
     files = make_files(story) | {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from operator import itemgetter
@@ -59,8 +60,8 @@ class Traffic:
         self._deadline_s = deadline_s
         self.sent = 0
         self.frames: list[bytes] = []
-        self.flows: list[int] = []
-        self.payloads: list[int] = []
+        self.flows = array("I")
+        self.payloads = array("I")
         self.made_live: list[range] = []
         self._frame_bytes = 0
         self._injectors = {self._mac(nic): self._make_injector(nic) for nic in plan.nics}
@@ -197,7 +198,7 @@ class Traffic:
             )
 
     def _enter(self, frames: Frames) -> None:
-        self.flows += frames.flows
+        self.flows.extend(frames.flows)
         self.payloads.extend(frames.payload_sums())
         for frame in frames.data:
             self._frame_bytes += len(frame)

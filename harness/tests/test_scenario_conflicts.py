@@ -99,6 +99,8 @@ def test_one_conflict(tmp_path: Path, more: str, fault: str) -> None:
         ("{frames: 3, size: 3509}\nmtu: 9000", "of more than 3508 bytes lie in several buffers"),
         ("{frames: 3, nic: 1}", "traffic[0].nic: there is no NIC 1: the guest has NIC 0"),
         ("{frames: 3, rate: 5}\n  - {frames: 3}", "either all flows have a rate or none"),
+        ("{frames: 3, speed: 2}", "traffic[0].speed: it is for captures: there is no `pcap`"),
+        ("{frames: 3, loop: 2}", "traffic[0].loop: it is for captures: there is no `pcap`"),
         ("{frames: 3, rate: 5}\nrate: 9", "either all flows together have a rate, or each its own"),
         ("{frames: 3, pcap: x}\nsocket: false", "traffic[0].pcap: there is no file "),
         (f"{{frames: 3, pcap: {'x' * 999}}}\nsocket: false", "traffic[0].pcap: cannot read "),
@@ -112,6 +114,10 @@ def test_captures_have_what_flows_are_told(tmp_path: Path) -> None:
     (tmp_path / "x").touch()
     text = GOOD.replace("frames: 4000", "{frames: 3, pcap: x, vlan: 3}\nsocket: false")
     assert "traffic[0].vlan: the frames of a pcap file have" in only_fault(tmp_path, text)
+    text = GOOD.replace("frames: 4000", "{frames: 3, pcap: x, speed: 2, rate: 3}\nsocket: false")
+    assert "traffic[0].rate: `speed` replays the timing of" in only_fault(tmp_path, text)
+    text = GOOD.replace("frames: 4000", "{frames: 3, pcap: x, speed: 2}\nsocket: false\nrate: 3")
+    assert "traffic[0].speed: either all flows together have" in only_fault(tmp_path, text)
     text = GOOD.replace("frames: 4000", "{frames: 3, pcap: x}")
     assert "set `socket: false`" in only_fault(tmp_path, text)
 

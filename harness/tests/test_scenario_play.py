@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,7 +13,6 @@ from harness.scenario.expect import Sight, find_failures
 from harness.scenario.parts import Expect
 from harness.scenario.play import Play
 from harness.scenario.schema import Scenario
-from harness.scenario.sender import Sender
 from harness.tests.ledger_worlds import Plan, World
 from harness.tests.test_scenario_load import REPO
 from harness.trace.events import CpumapEnqueue, CpumapKthread
@@ -22,7 +20,6 @@ from harness.trace.hops import Hop
 from harness.trace.latency import measure_waits
 from harness.trace.ledger import close_books
 from harness.traffic.frames import Flow, Frames
-from harness.traffic.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,19 +200,6 @@ def test_an_update_that_a_hold_delays_is_judged_at_its_end(
     )
     each = played(guest, timeline=timeline)
     assert each.failures == ["timeline[1]: update of CPU 2: expected success, found ENOMEM"]
-
-
-@pytest.mark.parametrize("stops", [[], [3], [10], [0, 3, 3, 10, 10]])
-def test_the_sender_ends_with_its_block(stops: list[int]) -> None:
-    frames = Frames(tuple(b"x" for _ in range(10)), (0,) * 10, (0,))
-    before = threading.active_count()
-    with Sender(lambda _: None, frames, Turns((0,) * 10), stops) as sender:
-        for _ in stops:
-            sender.let_on()
-    assert sender.sent in (0, *stops, 10)
-    with Sender(lambda _: None, frames, Turns((0,) * 10), stops):
-        pass  # an error elsewhere: nobody lets it on
-    assert threading.active_count() == before
 
 
 def test_what_the_sender_stumbles_over_is_told(guest: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from harness.trace.events import CpumapEnqueue, CpumapKthread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from harness.trace.events import Record
     from harness.trace.evidence import Circumstances
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """The distribution of one CPU's waits, in µs.
+    """The distribution of some frames' waits, in µs.
 
-    A wait lasts from the event of the frame's enqueueing to that of the kthread that took it.
+    In a ring, a wait lasts from the event of the frame's enqueueing to that of the kthread that
+    took it; on the way into the guest, from when the frame was due.
 
     Attributes:
         frames: how many waits there are.
@@ -56,10 +57,12 @@ def measure_waits(records: Iterable[Record], known: Circumstances) -> dict[int, 
                 if count > taken:
                     queue.appendleft((since, count - taken))
                 waits[record.kthread_cpu] += [record.ts - since] * taken
-    return {cpu: _describe(sorted(waits[cpu])) for cpu in sorted(waits)}
+    return {cpu: describe(sorted(waits[cpu])) for cpu in sorted(waits)}
 
 
-def _describe(waits_ns: list[int]) -> Waits:
+def describe(waits_ns: Sequence[float]) -> Waits:
+    """Return the distribution of some waits in ns, in ascending order."""
+
     def percentile(share: float) -> float:
         return waits_ns[min(int(len(waits_ns) * share), len(waits_ns) - 1)] / 1000
 

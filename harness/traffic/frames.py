@@ -125,9 +125,34 @@ class Frames:
     def __len__(self) -> int:
         return len(self.data)
 
-    def part(self, start: int, end: int) -> Frames:
-        """Return those from one place on and before another."""
-        return Frames(self.data[start:end], self.flows[start:end], self.headers)
+
+class Reel:
+    """The frames of a run that are made when their turn comes, so that few are there at a time.
+
+    Args:
+        sources: what they are made of.
+        order: the number of each frame's source.
+    """
+
+    def __init__(self, sources: Sequence[Source], order: Sequence[int]) -> None:
+        self._moulds = [source.mould(number) for number, source in enumerate(sources)]
+        self._headers = tuple(source.headers for source in sources)
+        self._order = order
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def take(self, end: int) -> Frames:
+        """Return those from where the last part ended and before a place.
+
+        Raises:
+            UserError: a capture is not any more what it was.
+        """
+        start, self._next = self._next, end
+        flows = tuple(self._order[start:end])
+        data = (self._moulds[flow].cast(number) for number, flow in enumerate(flows, start))
+        return Frames(tuple(data), flows, self._headers)
 
 
 def build_frames(

@@ -5,7 +5,9 @@ Ethernet/IPv4/IPv6/UDP/TCP, fragments, IP options and extension headers, payload
 bytes, frames that were cut short, and frames longer than a NIC takes. The others are padded to 60
 bytes, the destination address is made the NIC's, the first 8 bytes of the payload the tag
 (guest/frame.h), and the L4 checksum is mended; all else, VLAN tags and TCP options among it, stays.
-Times are not heeded.
+
+A file is read twice: once to count its frames and to take down their times (8 bytes each), and once
+more as they are sent, so that a large one never is in memory.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import logging
 import struct
 import zlib
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +23,7 @@ from harness.errors import UserError
 from harness.traffic.frames import MAX_BYTES, MIN_BYTES, TAG, TAG_MAGIC
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 ETHERNET = 1
@@ -62,23 +65,22 @@ class Capture:
     """The frames of a capture that can be numbered.
 
     Attributes:
-        data: as captured.
-        shapes: of each.
-        left_out: how many could not be numbered, of those that were read.
+        path: the file.
         mac: the NIC that they go to.
+        frames: how many there are, of all loops together.
+        kept: how many of one loop.
+        left_out: how many could not be numbered, of those that were read in one loop.
+        due_s: seconds after the first one at which each goes, if it is played at a speed.
     """
 
-    data: tuple[bytes, ...]
-    shapes: tuple[Shape, ...]
-    left_out: int
+    path: Path
     mac: bytes
+    frames: int
+    kept: int
+    left_out: int
+    due_s: Sequence[float]
 
     headers = 0
-
-    @property
-    def frames(self) -> int:
-        """How many frames it has."""
-        return len(self.data)
 
     def mould(self, _: int) -> Recast:
         """Return what numbers its frames one after the other."""
@@ -86,19 +88,32 @@ class Capture:
 
 
 class Recast:
-    """Numbers the frames of a capture, one after the other."""
+    """Numbers the frames of a capture, one after the other, as often as they are looped.
+
+    The file is read as they are asked for, from its beginning after each loop.
+    """
 
     def __init__(self, capture: Capture) -> None:
-        self._mac = capture.mac
-        self._frames = zip(capture.data, capture.shapes, strict=True)
+        self._capture = capture
+        self._frames = _numberable(capture.path)
 
     def cast(self, number: int) -> bytes:
-        """Return the next frame, with this running number."""
-        frame, shape = next(self._frames)
+        """Return the next frame, with this running number.
+
+        Raises:
+            UserError: the file has changed.
+        """
+        found = next(self._frames, None)
+        if found is None:  # the next loop
+            self._frames = _numberable(self._capture.path)
+            found = next(self._frames, None)
+        if found is None:
+            raise UserError(f"{self._capture.path} was changed while it was replayed")
+        frame, shape = found
         flow = zlib.crc32(b"".join(frame[at : at + size] for at, size in shape.ends)) & 0xFFFF
         tag, at = TAG.pack(TAG_MAGIC, flow, number), shape.payload
         data = bytearray(frame)
-        data[:6] = self._mac
+        data[:6] = self._capture.mac
         data[at : at + TAG.size] = tag
         (check,) = struct.unpack_from(">H", frame, shape.check)
         if check:  # 0 is none, in UDP
@@ -110,33 +125,55 @@ class Recast:
         return bytes(data)
 
 
-def read_capture(path: Path, *, most: int, mac: bytes) -> Capture:
-    """Read the first frames of a pcap or pcapng file that can be numbered.
+def read_capture(
+    path: Path, *, most: int, mac: bytes, loop: int = 1, speed: float | None = None
+) -> Capture:
+    """Find the first frames of a pcap or pcapng file that can be numbered.
 
     Args:
         path: the file; it is read no further than needed.
         most: how many to take.
         mac: the NIC that they go to.
+        loop: how often the file is played; the next loop begins as long after the last frame of the
+            one before as its frames are apart on the average.
+        speed: of its own timing; None has no regard to times. A frame that is older than the one
+            before it goes together with that.
 
     Raises:
-        UserError: it is no capture of Ethernet frames, or has none that can be numbered.
+        UserError: it is no capture of Ethernet frames, has none that can be numbered, or lacks the
+            times that its speed goes by.
     """
-    data, shapes, left_out = list[bytes](), list[Shape](), 0
-    for frame, whole in _read(path):
-        shape = find_shape(frame) if whole else None
+    left_out, kept, due_s = 0, 0, array("d")
+    first_ns, last_s = None, 0.0
+    for _, shape, time_ns in _read(path):
         if shape is None:
             left_out += 1
             continue
-        data.append(frame.ljust(MIN_BYTES, b"\0"))
-        shapes.append(shape)
-        if len(data) == most:
+        kept += 1
+        if speed is not None:
+            if time_ns is None:
+                raise UserError(
+                    f"{path} has frames without a time, such as frame {kept + left_out}",
+                    remedy="leave out `speed`, and give `rate` if they are to be paced",
+                )
+            first_ns = time_ns if first_ns is None else first_ns
+            last_s = max(last_s, (time_ns - first_ns) / 1e9 / speed)
+            due_s.append(last_s)
+        if kept == most:
             break
-    if not data:
+    else:
+        _check_end(path)
+    if not kept:
         raise UserError(
             f"none of the {left_out} frames in {path} can be numbered",
             remedy="a frame needs IPv4 or IPv6, UDP or TCP, and 8 bytes of payload",
         )
-    return Capture(tuple(data), tuple(shapes), left_out, mac)
+    frames = min(most, kept * loop)
+    if due_s:
+        period_s = due_s[-1] * kept / max(kept - 1, 1)
+        for number in range(kept, frames):
+            due_s.append(due_s[number % kept] + number // kept * period_s)
+    return Capture(path, mac, frames, kept, left_out, due_s)
 
 
 def find_shape(frame: bytes) -> Shape | None:
@@ -167,8 +204,19 @@ def find_shape(frame: bytes) -> Shape | None:
     return Shape((addresses, (at, 4)), at + CHECK_AT[l4], payload)
 
 
-def _read(path: Path) -> Iterator[tuple[bytes, bool]]:
-    """Yield each frame of a capture, and whether it is whole."""
+def _numberable(path: Path) -> Iterator[tuple[bytes, Shape]]:
+    """Yield the frames of a capture that can be numbered."""
+    for frame, shape, _ in _read(path):
+        if shape is not None:
+            yield frame.ljust(MIN_BYTES, b"\0"), shape
+
+
+def _read(path: Path) -> Iterator[tuple[bytes, Shape | None, int | None]]:
+    """Yield each frame of a capture, where it has what if it is whole, and its time in ns.
+
+    Raises:
+        UserError: it cannot be read to its end.
+    """
     # scapy takes half a second to import: only who reads captures pays for it
     from scapy.error import Scapy_Exception  # noqa: PLC0415
     from scapy.utils import RawPcapReader  # noqa: PLC0415
@@ -180,12 +228,21 @@ def _read(path: Path) -> Iterator[tuple[bytes, bool]]:
                 if _link_type(reader, meta) != ETHERNET:
                     raise UserError(f"{path} is a capture of something else than Ethernet")
                 length = getattr(meta, "wirelen", None) or len(frame)
-                yield frame, length == len(frame)
-        _check_end(path)
+                shape = find_shape(frame) if length == len(frame) else None
+                yield frame, shape, _time_ns(reader, meta)
     except (Scapy_Exception, EOFError, struct.error, OSError) as error:
         if not isinstance(error, OSError):
             _check_end(path)
         raise UserError(f"{path} is no capture that can be read: {error}") from None
+
+
+def _time_ns(reader: Any, meta: Any) -> int | None:
+    """Return when a frame was captured; None of a pcapng's simple packet block, which says not."""
+    if hasattr(meta, "sec"):
+        return int(meta.sec * 10**9 + meta.usec * (1 if reader.nano else 1000))
+    if meta.tshigh is None:
+        return None
+    return int((meta.tshigh << 32 | meta.tslow) * 10**9 // meta.tsresol)
 
 
 def _check_end(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,16 +19,19 @@ class Pace:
         frames: how many there are.
         rate: frames per second; None: as fast as they are taken.
         burst: frames that go back to back.
+        due_s: instead of a rate, seconds after the first frame at which each goes, never less
+            than of the one before.
     """
 
     frames: int
     rate: float | None = None
     burst: int = 1
+    due_s: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """The order of all frames.
+    """The order of all frames; arrays, for there may be a million.
 
     Attributes:
         flows: the number of each frame's flow.
@@ -35,8 +39,8 @@ class Turns:
         rests: how many frames have gone when the next burst waits until all is at rest.
     """
 
-    flows: tuple[int, ...]
-    due_s: tuple[float, ...] = ()
+    flows: Sequence[int]
+    due_s: Sequence[float] = ()
     rests: tuple[int, ...] = ()
 
 
@@ -44,13 +48,16 @@ def take_turns(paces: Sequence[Pace], *, rate: float | None = None) -> Turns:
     """Put the frames of several flows in order.
 
     Args:
-        paces: of each flow; all have a rate or none has.
+        paces: of each flow; all have a rate, or times, or none has.
         rate: of all flows together, if they have none of their own.
     """
-    if all(pace.rate for pace in paces):
-        order = list(heapq.merge(*(_due(number, pace) for number, pace in enumerate(paces))))
-        return Turns(tuple(flow for _, flow in order), tuple(due for due, _ in order))
-    flows: list[int] = []
+    flows = array("I")
+    if all(pace.rate or pace.due_s for pace in paces):
+        due_s = array("d")
+        for due, flow in heapq.merge(*(_due(number, pace) for number, pace in enumerate(paces))):
+            flows.append(flow)
+            due_s.append(due)
+        return Turns(flows, due_s)
     rests: list[int] = []
     left = [pace.frames for pace in paces]
     bursts = any(pace.burst > 1 for pace in paces)
@@ -58,14 +65,14 @@ def take_turns(paces: Sequence[Pace], *, rate: float | None = None) -> Turns:
         for flow, pace in enumerate(paces):
             now = min(left[flow], pace.burst)
             left[flow] -= now
-            flows += [flow] * now
+            flows.extend([flow] * now)
         if bursts and any(left):
             rests.append(len(flows))
-    due = (n / rate for n in range(len(flows))) if rate else ()
-    return Turns(tuple(flows), tuple(due), tuple(rests))
+    due_s = array("d", (n / rate for n in range(len(flows))) if rate else ())
+    return Turns(flows, due_s, tuple(rests))
 
 
 def _due(flow: int, pace: Pace) -> Iterator[tuple[float, int]]:
     rate = pace.rate or 1.0
     for frame in range(pace.frames):
-        yield (frame - frame % pace.burst) / rate, flow
+        yield pace.due_s[frame] if pace.due_s else (frame - frame % pace.burst) / rate, flow
