@@ -8,12 +8,14 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from harness.bench.boots import template
 from harness.bench.measure import cores, measure_boots, measure_traffic
+from harness.bench.rates_cli import rates
 from harness.bench.report import Findings
 from harness.bench.stress import many_boots, many_clones
 from harness.bench.virtme import STANDARD
@@ -26,6 +28,7 @@ from harness.vng import find_vng
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from harness.bench.rates_report import RateFindings
     from harness.machine.machine import Recipe
 
 KERNEL = "debian:7.3"
@@ -33,7 +36,7 @@ RUNS = 5
 FRAMES = 50_000
 
 
-@click.command("bench")
+@click.group("bench", invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="One object on stdout, for programs.")
 @click.option(
     "--kernel",
@@ -48,7 +51,9 @@ FRAMES = 50_000
 )
 @click.option("--clones", type=click.IntRange(1), help="Clone so often, and count failures.")
 @click.option("--boots", type=click.IntRange(1), help="Boot so often, and count failures.")
+@click.pass_context
 def bench(
+    context: click.Context,
     *,
     as_json: bool,
     specs: tuple[str, ...],
@@ -63,6 +68,11 @@ def bench(
     With --clones or --boots nothing else is measured, unless --runs is given as well.
     The exit status is 125 when anything of ours failed on the way.
     """
+    if context.invoked_subcommand:
+        asked = [p.opts[0] for p in context.command.params if _is_given(context, p.name or "")]
+        if asked:
+            raise click.UsageError(f"{asked[0]} is not for {context.invoked_subcommand}")
+        return
     specs = specs or (KERNEL,)
     measured = RUNS if runs is None and not clones and not boots else runs
     if len(specs) > 1 and (measured or clones):
@@ -90,6 +100,13 @@ def bench(
         raise click.exceptions.Exit(LabError.exit_status)
 
 
+bench.add_command(rates)
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
 def setting_of(recipes: Sequence[Recipe]) -> dict[str, Any]:
     """Return what the figures hold for: kernels, guest, QEMU, accelerator and host."""
     recipe = recipes[0]
@@ -108,7 +125,7 @@ def setting_of(recipes: Sequence[Recipe]) -> dict[str, Any]:
     }
 
 
-def show(findings: Findings) -> None:
+def show(findings: Findings | RateFindings) -> None:
     """Print the findings for people: tables on a terminal, plain columns otherwise."""
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else 200, highlight=False)

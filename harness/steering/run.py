@@ -318,6 +318,14 @@ class Steering:
         )
         return close_books(self.evidence, self.circumstances)
 
+    def counted(self) -> tuple[int, int]:
+        """Return the live frames redirected and the frames at the stack, as the programs count."""
+        return self._xdp.answered_live()[XdpAction.REDIRECT], self._tc.delivered()
+
+    def recount(self, frames: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Return how often each of the first numbers was seen by XDP and noted at the stack."""
+        return self._xdp.hops(frames).count, self._tc.hops(frames).count
+
     def damaged(self) -> list[int]:
         """Return the frames whose payload was not, to the byte, what the socket received."""
         if self._received is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from array import array
 from concurrent.futures import ThreadPoolExecutor
@@ -188,6 +189,23 @@ class Traffic:
         self.made_live.append(range(self.sent, first))
         self.sent = first
         return frames
+
+    def stream(self, flow: Flow, *, cpu: int, batch: int = 64) -> None:
+        """Have a CPU make the frames of a flow, numbered from 0 each time: for counters only.
+
+        Nothing is remembered of them, and so there can be no books.
+
+        Raises:
+            GuestError: the kernel refuses, as in `live`.
+            TrafficError: a frame could not be made, or there are more than the run has notes for.
+        """
+        self._check_room(flow.frames)
+        (place,) = (p for p, nic in enumerate(self._plan.nics) if self._guest.mac(nic) == flow.mac)
+        ifindex = self._guest.ifindex[interface_name(self._plan.nics[place])]
+        (frame,) = build_live(dataclasses.replace(flow, frames=1), 0, first=0).data
+        run = {cpu: LiveRun(self._xdp.live[place], frame, 0, flow.frames, ifindex)}
+        deadline_s, numbers = self._deadline_s, self._xdp.numbers
+        run_live(self._guest.calls, numbers, run, batch=batch, deadline_s=deadline_s)
 
     def _check_room(self, frames: int) -> None:
         if self.sent + frames > self._plan.frames:

@@ -36,7 +36,13 @@ class Waits:
 
 
 def measure_waits(records: Iterable[Record], known: Circumstances) -> dict[int, Waits]:
-    """Return the waits by CPU: rings are FIFOs, so the n-th frame in is the n-th out.
+    """Return how the waits are distributed, by CPU (see `list_waits`)."""
+    waits = list_waits(records, known)
+    return {cpu: describe(sorted(waits[cpu])) for cpu in sorted(waits)}
+
+
+def list_waits(records: Iterable[Record], known: Circumstances) -> dict[int, list[int]]:
+    """Return each frame's wait in ns, by CPU: rings are FIFOs, so the n-th in is the n-th out.
 
     Where kthreads may leave their CPU nobody knows whose ring they emptied: then it is empty.
     """
@@ -57,7 +63,7 @@ def measure_waits(records: Iterable[Record], known: Circumstances) -> dict[int, 
                 if count > taken:
                     queue.appendleft((since, count - taken))
                 waits[record.kthread_cpu] += [record.ts - since] * taken
-    return {cpu: describe(sorted(waits[cpu])) for cpu in sorted(waits)}
+    return waits
 
 
 def describe(waits_ns: Sequence[float]) -> Waits:
