@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.agent.syscalls import Buffer
 from harness.errors import GuestError
 from harness.model.gates import STACK_KNOWS_CPUMAP_GENERIC
+from harness.steering.run import DISCARD_PORT
 from harness.trace.events import CpumapEnqueue, XdpRedirectErr
 
 if TYPE_CHECKING:
     from harness.casework import Casework
 
 ENOSPC, EINVAL = 28, 22
+AF_INET, SOCK_DGRAM, SIOCGSTAMPNS, CLOCK_REALTIME = 2, 2, 0x8907, 0
 
 
 @pytest.mark.proves(
@@ -51,6 +55,47 @@ def test_generic_drops_what_does_not_fit(lab: Casework, beyond: int) -> None:
     assert [r.err for r in lab.records(XdpRedirectErr)] == [-ENOSPC] * beyond
     assert {(r.processed, r.drops) for r in lab.records(CpumapEnqueue)} <= {(1, 0), (0, 1)}
     assert books.delivered == 16
+
+
+def received_at(lab: Casework, fd: int) -> float:
+    """Receive a datagram and return when the kernel says that it came in."""
+    lab.guest.calls.must("recvfrom", fd, Buffer(2048), 2048, 0, 0, 0)
+    stamp = Buffer(16, returned=True)
+    lab.guest.calls.must("ioctl", fd, SIOCGSTAMPNS, stamp)
+    return to_seconds(stamp)
+
+
+def now(lab: Casework) -> float:
+    """Return the guest's time of day, in seconds."""
+    time = Buffer(16, returned=True)
+    lab.guest.calls.must("clock_gettime", CLOCK_REALTIME, time)
+    return to_seconds(time)
+
+
+def to_seconds(timespec: Buffer) -> float:
+    """Return a struct timespec in seconds."""
+    seconds, ns = struct.unpack("<qq", timespec.content)
+    return float(seconds) + ns / 1e9
+
+
+@pytest.mark.proves("cpu_map_generic_redirect", "an skb keeps the time at which it came in")
+def test_an_skb_keeps_the_time_at_which_it_came_in(lab: Casework) -> None:
+    run = lab.steer(2, mode="generic", socket=False, stack=True)
+    fd = lab.guest.calls.must("socket", AF_INET, SOCK_DGRAM, 0).value
+    address = struct.pack("<H", AF_INET) + struct.pack(">H", DISCARD_PORT) + bytes(12)
+    lab.guest.calls.must("bind", fd, address, len(address))
+    stamped = False  # once the socket has been asked for a time, the kernel begins to take it
+    while not stamped and run.sent < 1000:
+        lab.send(frames=1)
+        assert run.wait_rest()
+        at = now(lab)
+        stamped = received_at(lab, fd) < at
+    with lab.hold(2):
+        lab.send(frames=1)
+        run.wait_offered()
+        held = now(lab)
+    assert lab.close().delivered == run.sent
+    assert received_at(lab, fd) < held
 
 
 @pytest.mark.proves(

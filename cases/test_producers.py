@@ -180,6 +180,17 @@ def test_two_producers_at_once(lab: Casework, mode: str) -> None:
     assert lab.close().delivered == 6000
 
 
+@generic
+@pytest.mark.machine(nics=2)
+def test_skbs_and_bulks_get_in_nobodys_way(lab: Casework) -> None:
+    run = lab.steer(3, entries={3: 16384}, nics=(0, 1), socket=False, mode="mixed")
+    run.receive_on(1, nic=1)
+    for _ in range(6):
+        lab.live(6000, cpu=0, batch=256, wire=[run.flow(1500, nic=1)])
+        assert run.wait_rest()
+    assert lab.close().delivered == 6 * 7500
+
+
 @pytest.mark.proves("bq_flush_to_queue", "producers at one ring lose no frame to each other")
 def test_producers_lose_no_frame_to_each_other(lab: Casework) -> None:
     run = lab.steer(3, entries={3: 16384}, socket=False)

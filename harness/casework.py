@@ -18,12 +18,13 @@ from harness.model.gates import LIVE_FRAMES
 from harness.steering import Plan, Steering
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from harness.guest import Guest
     from harness.machine.splats import Splat
     from harness.model.gates import Gate
     from harness.trace.books import Books
+    from harness.traffic.frames import Flow
 
 R = TypeVar("R")
 
@@ -84,7 +85,13 @@ class Casework:
         return self.run.send([self.run.flow(frames, **how)])  # type: ignore[arg-type]
 
     def live(
-        self, frames: int, *, cpu: int | Iterable[int] = 0, batch: int = 64, **how: object
+        self,
+        frames: int,
+        *,
+        cpu: int | Iterable[int] = 0,
+        batch: int = 64,
+        wire: Sequence[Flow] = (),
+        **how: object,
     ) -> int:
         """Have CPUs of the guest make a flow of frames each; skip on kernels that cannot.
 
@@ -92,12 +99,13 @@ class Casework:
             frames: of each CPU.
             cpu: the CPU, or the CPUs, all at the same time.
             batch: frames between two flushes, 256 at most.
+            wire: flows that are sent at the same time.
             how: as for `Steering.flow`.
         """
         self.needs(LIVE_FRAMES)
         cpus = (cpu,) if isinstance(cpu, int) else cpu
         flow = self.run.flow(frames, **how)  # type: ignore[arg-type]
-        return self.run.live(dict.fromkeys(cpus, flow), batch=batch)
+        return self.run.live(dict.fromkeys(cpus, flow), batch=batch, wire=wire)
 
     def burst(self, frames: int, *, cpu: int) -> int:
         """Put a burst of 256 frames at most into the ring of an entry whose kthread is asleep.

@@ -155,7 +155,7 @@ class Traffic:
         self._enter(frames)
         return len(frames)
 
-    def live(self, flows: Mapping[int, Flow], *, batch: int = 64) -> int:
+    def live(self, flows: Mapping[int, Flow], *, batch: int = 64, wire: Sequence[Flow] = ()) -> int:
         """Have CPUs of the guest make frames, all at the same time; return how many, each proven.
 
         The frames of a batch are flushed at its end, as at the end of a NAPI poll, and only then
@@ -164,6 +164,7 @@ class Traffic:
         Args:
             flows: by CPU; each comes in by the NIC that it is addressed to.
             batch: frames in a batch, 256 at most.
+            wire: flows to be sent at the same time.
 
         Raises:
             GuestError: the kernel refuses: EINVAL before 5.18 (harness/model/gates.py,
@@ -183,12 +184,14 @@ class Traffic:
             runs[cpu] = LiveRun(self._xdp.live[place], made.data[0], first, len(made), ifindex)
             self._enter(made)
             first += len(made)
-        run_live(
-            self._guest.calls, self._xdp.numbers, runs, batch=batch, deadline_s=self._deadline_s
-        )
         self.made_live.append(range(self.sent, first))
         self.sent = first
-        return frames
+        with ThreadPoolExecutor(1) as pool:
+            beside = pool.submit(self.send, wire)
+            run_live(
+                self._guest.calls, self._xdp.numbers, runs, batch=batch, deadline_s=self._deadline_s
+            )
+            return frames + beside.result()
 
     def stream(self, flow: Flow, *, cpu: int, batch: int = 64) -> None:
         """Have a CPU make the frames of a flow, numbered from 0 each time: for counters only.
