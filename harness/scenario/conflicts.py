@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from harness.forms.model import Conflict
 from harness.machine.topology import MAX_CPUS
 from harness.scenario.absences import check_absences, no_nic
+from harness.scenario.inside import check_injector
 from harness.scenario.objects import find_fault, find_file_fault
 from harness.scenario.words import MAX_FRAMES
 from harness.traffic import frames as wire
@@ -42,6 +43,7 @@ def find_conflicts(scenario: Scenario) -> Iterator[Conflict]:
     checks = (
         (_check_entries, {"entries", "cpus", "spare_cpus", "steer"}),
         (_check_guest, {"nics", "offline", "cpus"}),
+        (check_injector, {"injector", "nics", "traffic", "steer", "timeline", "cpus", "offline"}),
         (_check_nodes, {"nodes", "cpus", "memory_mib", "spare_cpus"}),
         (_check_lengths, {"traffic", "mtu", "frags", "steer", "nics"}),
         (_check_files, {"entries", "steer", "timeline", "traffic"}),

@@ -11,9 +11,10 @@ from harness.entries import load_device, load_onward, load_verdicts
 from harness.errors import GuestError
 from harness.guest import interface_name
 from harness.hold import Hold
+from harness.model.gates import LIVE_FRAMES
 from harness.plug import plug_cpu, plug_nic, set_link, unplug_cpu, unplug_nic
 from harness.scenario.conflicts import FLOW_KEYS
-from harness.scenario.sender import ThreadSender
+from harness.scenario.sender import ThreadSender, TurnSender
 from harness.steering import Plan, Steering
 from harness.trace.events import XdpAction
 from harness.trace.latency import Waits, describe
@@ -70,7 +71,11 @@ class Play:
         self.rewrites = False
         for cpu in scenario.offline:
             self._set_online(cpu, online=False)
+        self._injector = self._choose_injector()
+        self._inside = self._injector in ("live", "veth")
         for number, _ in enumerate(scenario.nics):
+            if self._injector == "veth":
+                guest.put_veth(number)
             self._set_mtu(number)
         self.steering = Steering(
             guest,
@@ -86,6 +91,7 @@ class Play:
                 maps=scenario.maps,
                 gro=bool(scenario.gro),
                 frags=scenario.frags,
+                live=self._injector == "live",
                 object=self._upload(scenario.steer.object) if scenario.steer.object else "",
             ),
         )
@@ -100,6 +106,17 @@ class Play:
             self.steering.set(entry.cpu, entry.qsize, prog, map=entry.map, onward=onward)
         for number, _ in enumerate(scenario.nics):
             self._route(number)
+
+    def _choose_injector(self) -> str:
+        """Return what the scenario says, or what stands in for it on an old kernel."""
+        if self._scenario.injector != "live":
+            return self._scenario.injector
+        kernel = self._guest.machine.kernel
+        if LIVE_FRAMES.holds(kernel.numbers):
+            return "live"
+        since = ".".join(map(str, LIVE_FRAMES.since))
+        self.notes.append(f"{kernel.release} makes no live frames ({since} does): veth instead")
+        return "veth"
 
     def run(self, advance: Callable[[int], None]) -> None:
         """Send all frames, and act when it is time to.
@@ -130,7 +147,8 @@ class Play:
         moments.sort(key=lambda moment: moment[:2])
         timed = sorted((s.seconds, number) for number, s in steps if s.seconds is not None)
         stops = [at for at, _, _ in moments]
-        with ThreadSender(self.steering.inject, frames, turns, stops) as sender:
+        kind: type[TurnSender | ThreadSender] = TurnSender if self._inside else ThreadSender
+        with kind(self.steering.inject, frames, turns, stops) as sender:
             while moments or timed or not sender.done:
                 sender.check()
                 if timed and sender.elapsed_s >= timed[0][0]:
@@ -291,6 +309,8 @@ class Play:
     def _route(self, nic: int) -> None:
         """Have a NIC's frames received where the scenario says."""
         cpu = self._scenario.nics[nic].receive_on
+        if cpu is None and self._inside:
+            cpu = self._scenario.undisturbed[0]
         if cpu is not None:
             self.steering.receive_on(cpu, nic=nic)
 

@@ -83,6 +83,12 @@ class Scenario(Model):
     nics: Annotated[tuple[Nic, ...], Field(min_length=1, max_length=MAX_NICS)] = Field(
         default=(Nic(),), description="the NICs of the guest"
     )
+    injector: Literal["auto", "socket", "tap", "live", "veth"] = Field(
+        default="auto",
+        description="how frames get in: by a NIC over a socket or a tap, made in the guest (live, "
+        "since 5.18; before, veth), or by a veth pair in it; auto is a tap where a NIC has several "
+        "queues and a socket elsewhere",
+    )
     ssh: bool = Field(
         default=False, description="the guest has an sshd, to log in while the scenario runs"
     )
@@ -158,8 +164,16 @@ class Scenario(Model):
 
     @property
     def taps(self) -> tuple[int, ...]:
-        """The queues of each NIC that has more than one, 0 for the others."""
-        return tuple(nic.queues if nic.queues > 1 else 0 for nic in self.nics)
+        """The queues of the tap behind each NIC, 0 for those without."""
+        least = 1 if self.injector == "tap" else 2
+        return tuple(nic.queues if nic.queues >= least else 0 for nic in self.nics)
+
+    @property
+    def undisturbed(self) -> tuple[int, ...]:
+        """The CPUs that are there, and run what they like, from the beginning to the end."""
+        steps = ("hold", "offline", "unplug")
+        not_there = {*self.offline, *(s.cpu for s in self.timeline if s.do in steps)}
+        return tuple(cpu for cpu in range(self.cpus) if cpu not in not_there)
 
     def expand(self) -> Scenario:
         """Return the same scenario with nothing left to defaults that depend on other keys."""

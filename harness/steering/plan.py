@@ -32,6 +32,7 @@ class Plan:
         nics: the NICs that frames come in by, each with an XDP program of its own.
         maps: how many cpumaps; the programs take them in turn.
         max_entries: of a cpumap; None is the number of the guest's CPUs.
+        live: the guest makes the frames itself, instead of receiving them (5.18).
         frags: frames may lie in several buffers: the XDP programs are loaded so.
         gro: frames may be merged on their way to the stack: the books count segments.
         metadata: the programs give each frame its number as metadata.
@@ -54,6 +55,7 @@ class Plan:
     modes: tuple[str, ...] = ()
     object: str = ""
     frags: bool = False
+    live: bool = False
 
     def __post_init__(self) -> None:
         if self.by not in SELECTORS:

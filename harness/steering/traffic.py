@@ -16,6 +16,7 @@ from harness.errors import TrafficError
 from harness.guest import guest_address, interface_name, peer_address
 from harness.traffic.frames import Flow, Frames, build_frames, build_live
 from harness.traffic.injectors import make_injector
+from harness.traffic.live import LiveInjector
 from harness.traffic.veth import VethInjector
 
 if TYPE_CHECKING:
@@ -73,7 +74,13 @@ class Traffic:
         if nic in guest.veths:
             taken = lambda: self._xdp.answered().total()  # noqa: E731
             return VethInjector(guest.calls, guest.veths[nic], taken, stall_s=stall_s)
-        return make_injector(guest.machine.nics[nic], stall_s=stall_s)
+        wire = make_injector(guest.machine.nics[nic], stall_s=stall_s)
+        if not self._plan.live:
+            return wire
+        program = self._xdp.live[self._plan.nics.index(nic)]
+        ifindex = guest.ifindex[interface_name(nic)]
+        numbers = self._xdp.numbers
+        return LiveInjector(guest.calls, program, numbers, ifindex, wire, self._deadline_s)
 
     def _mac(self, nic: int) -> bytes:
         return bytes.fromhex(self._guest.mac(nic).replace(":", ""))
@@ -89,7 +96,7 @@ class Traffic:
             TrafficStalled: a primer never came through.
         """
         guest, injector = self._guest, self._injectors[self._mac(nic)]
-        if isinstance(injector, VethInjector):
+        if isinstance(injector, VethInjector | LiveInjector):
             injector.cpu = cpu
             return
         device = guest.link_target(f"/sys/class/net/{interface_name(nic)}/device").name
@@ -150,6 +157,8 @@ class Traffic:
     ) -> int:
         """Inject frames that were built before, numbered from `sent` on; as `send`."""
         self._check_room(len(frames))
+        if self._plan.live:
+            self._note_live(len(frames))
         for mac, batch in groupby(frames.data, key=itemgetter(slice(6))):
             self.sent += self._injectors[mac].send(list(batch), rate=rate, progress=progress)
         self._enter(frames)
@@ -184,7 +193,7 @@ class Traffic:
             runs[cpu] = LiveRun(self._xdp.live[place], made.data[0], first, len(made), ifindex)
             self._enter(made)
             first += len(made)
-        self.made_live.append(range(self.sent, first))
+        self._note_live(first - self.sent)
         self.sent = first
         with ThreadPoolExecutor(1) as pool:
             beside = pool.submit(self.send, wire)
@@ -209,6 +218,13 @@ class Traffic:
         run = {cpu: LiveRun(self._xdp.live[place], frame, 0, flow.frames, ifindex)}
         deadline_s, numbers = self._deadline_s, self._xdp.numbers
         run_live(self._guest.calls, numbers, run, batch=batch, deadline_s=deadline_s)
+
+    def _note_live(self, frames: int) -> None:
+        """Take down that the next frames are made in the guest."""
+        start = self.sent
+        if self.made_live and self.made_live[-1].stop == start:
+            start = self.made_live.pop().start
+        self.made_live.append(range(start, self.sent + frames))
 
     def _check_room(self, frames: int) -> None:
         if self.sent + frames > self._plan.frames:
