@@ -8,12 +8,17 @@ import pytest
 from lab_tools import Cache
 
 import harness.machine.machine
+from harness.lab import Lab
+from harness.machine.topology import Topology
 from harness.paths import cache_dir
 from harness.pytest_plugin import DEFAULT_KERNEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from harness.guest import Guest
+    from harness.target.login import Login
 
 SHARED = ("kernels", "qemu", "accel", "apt", "toolbox")
 """What a cache of one's own takes from the common one: it is slow to come by, and not damaged."""
@@ -68,3 +73,21 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(harness.machine.machine, "PHASES", phases)
 
     return hurry
+
+
+@pytest.fixture(scope="module")
+def machine(a_kernel: str) -> Iterator[Guest]:
+    """A machine with an sshd, for a module's tests."""
+    with Lab().open(a_kernel, Topology(ssh=True, nics=0)) as guest:
+        yield guest
+
+
+@pytest.fixture(scope="module")
+def login(machine: Guest) -> Login:
+    """The way into that machine."""
+    from harness.sshd import open_door  # noqa: PLC0415 - paramiko takes a while to import
+    from harness.target.address import Address  # noqa: PLC0415
+    from harness.target.login import Login  # noqa: PLC0415
+
+    door = open_door(machine.own)
+    return Login.of(Address.parse("ssh://guest"), config=door.directory / "ssh_config")

@@ -1,40 +1,170 @@
-"""A guest of ours as a target: any machine that is reached over SSH."""
+"""A guest of ours as a target: any machine that is reached over SSH, and left as it was."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import paramiko
 import pytest
+from lab_tools import LATE_S
 
-from harness.lab import Lab
+from harness.casework import Casework
+from harness.errors import AgentLost, TargetFailed, UserError
+from harness.inventory import Inventory, take_inventory, unwatch_pools, watch_pools
 from harness.machine.topology import Topology
-from harness.sshd import open_door
-from harness.target.address import Address
-from harness.target.login import Login
+from harness.paths import REPO
+from harness.target.lab import TargetLab
 from harness.target.session import Session
+from harness.toolbox import make_directories, put
+from harness.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from harness.guest import Guest
+    from harness.target.login import Login
+
+WNOHANG = 1
+TRACING = "/sys/kernel/tracing/instances"
 
 
-@pytest.fixture(scope="module")
-def machine(a_kernel: str) -> Iterator[Guest]:
-    """A machine with an sshd."""
-    with Lab().open(a_kernel, Topology(ssh=True, nics=0)) as guest:
-        yield guest
+def look(machine: Guest) -> tuple[Inventory, list[str]]:
+    """Return what there is on the machine, and the files that a session makes there."""
+    link = machine.calls.link
+    while machine.calls.raw("wait4", -1, 0, WNOHANG, 0).value > 0:
+        pass  # init of this machine buries nobody by itself
+    files = [path for place in ("/tmp", TRACING) for path, _ in link.call("tree", place, "")]
+    return take_inventory(machine.calls), files
 
 
-@pytest.fixture(scope="module")
-def login(machine: Guest) -> Login:
-    """The way in."""
-    door = open_door(machine.machine)
-    return Login.of(Address.parse("ssh://guest"), config=door.directory / "ssh_config")
+@pytest.fixture
+def left(machine: Guest) -> Iterator[Callable[[], list[str]]]:
+    """What is otherwise on the machine than it was before the test."""
+    machine.tracer.stop()  # that of the machine's own, all the time
+    watch_pools(machine.calls)
+    before, files = look(machine)
+
+    def left() -> list[str]:
+        now, there = look(machine)
+        return [*before.differences(now), *(set(there) - set(files))]
+
+    yield left
+    unwatch_pools(machine.calls)
 
 
-def test_an_agent_answers(machine: Guest, login: Login) -> None:
-    with Session(login) as session:
-        started = session.start_agent(deadline_s=60)
-        assert started.link.call("read", "/proc/self/comm", 100) == b"agent\n"
-        assert session.end_agent(started) == ""
+def see_nothing(left: Callable[[], list[str]]) -> None:
+    """Wait until nothing is left: what a broken connection leaves takes its time to go."""
+    deadline = time.monotonic() + LATE_S
+    while (there := left()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert there == []
+
+
+@pytest.fixture
+def home(login: Login, tmp_path: Path) -> Path:
+    """A home directory whose ssh knows the machine."""
+    (tmp_path / ".ssh").mkdir()
+    config = Path(login.keys[0]).parent / "ssh_config"
+    (tmp_path / ".ssh/config").write_bytes(config.read_bytes())
+    return tmp_path
+
+
+@pytest.fixture
+def target(login: Login) -> Iterator[TargetLab]:
+    with TargetLab(login.address, config=Path(login.keys[0]).parent / "ssh_config") as lab:
+        yield lab
+
+
+def test_cases_run_there_and_leave_nothing(
+    login: Login, home: Path, left: Callable[[], list[str]]
+) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "--target", str(login.address)]
+    cases = ["cases/test_delivery.py", "cases/test_known.py", "cases/test_hotplug.py"]
+    done = subprocess.run(
+        [*command, *cases, "-k", "delivery or known or online"],
+        env=os.environ | {"HOME": str(home)},
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    see_nothing(left)
+
+
+@pytest.mark.parametrize("cut", ["the sshd is killed", "our end is closed"])
+def test_a_connection_that_breaks(
+    machine: Guest, target: TargetLab, left: Callable[[], list[str]], cut: str
+) -> None:
+    case = Casework(target.open("", Topology(nics=1)))
+    case.steer((1, 2))
+    case.send(frames=200)
+    case.guest.spawn("pause")
+    assert left() != []
+    if cut == "our end is closed":
+        target.hang_up()
+    else:
+        for pid, _ in sorted(machine.calls.link.call("threads", "dropbear"))[1:]:
+            machine.calls.must("kill", pid, signal.SIGKILL)
+    with pytest.raises(AgentLost, match="the connection to ssh://guest broke") as lost:
+        case.guest.read("/proc/uptime")
+    assert case.explain(lost.value).verdict is Verdict.INVALID
+    see_nothing(left)
+    case.guest.machine.close()
+    again = Casework(target.open("", Topology(nics=1)))  # the next case logs in anew
+    with again.guest:
+        again.steer(1)
+        again.send(frames=20)
+        assert again.finish().verdict is Verdict.PASS
+    target.close()
+    see_nothing(left)
+
+
+def test_a_host_that_is_not_known(login: Login) -> None:
+    with pytest.raises(UserError, match=r"not a known host \(ssh-ed25519 SHA256:") as refused:
+        Session(dataclasses.replace(login, known_hosts=()))
+    assert "log in with `ssh -p" in refused.value.remedy
+
+
+def test_a_host_with_another_key(login: Login, tmp_path: Path) -> None:
+    other = paramiko.Ed25519Key.from_private_key_file(login.keys[0])
+    known = tmp_path / "known_hosts"
+    known.write_text(f"{login.name} {other.get_name()} {other.get_base64()}\n")
+    with pytest.raises(UserError, match="another host key than known_hosts") as refused:
+        Session(dataclasses.replace(login, known_hosts=(str(known),)))
+    assert f"ssh-keygen -R '{login.name}'" in refused.value.remedy
+
+
+def test_a_key_that_is_not_let_in(login: Login, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    paramiko.RSAKey.generate(2048).write_private_key_file(str(key))
+    with pytest.raises(UserError, match="does not let root in") as refused:
+        Session(dataclasses.replace(login, keys=(str(key),)))
+    assert "ssh-copy-id" in refused.value.remedy
+
+
+def test_a_host_that_is_not_there(login: Login) -> None:
+    with pytest.raises(TargetFailed, match="cannot be reached at port 1: Connection refused"):
+        Session(dataclasses.replace(login, port=1))
+
+
+def test_who_is_not_root(machine: Guest, login: Login, left: Callable[[], list[str]]) -> None:
+    calls = machine.calls
+    public = paramiko.Ed25519Key.from_private_key_file(login.keys[0])
+    line = f"{public.get_name()} {public.get_base64()}\n".encode()
+    passwd = machine.read("/etc/passwd")
+    make_directories(calls, ["/guest/.ssh"], 0o755)
+    put(calls, "/guest/.ssh/authorized_keys", line, 0o644)
+    put(calls, "/etc/passwd", f"{passwd}guest:x:1000:1000::/guest:/bin/sh\n".encode(), 0o644)
+    with pytest.raises(UserError, match="guest is not root on ssh://guest, and sudo") as refused:
+        Session(dataclasses.replace(login, user="guest"))
+    assert "sudo -n true" in refused.value.remedy
+    see_nothing(left)

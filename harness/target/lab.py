@@ -65,6 +65,11 @@ class TargetLab:
             self._session = None
         self._room.cleanup()
 
+    def hang_up(self) -> None:
+        """Break the connection, as a network does."""
+        if self._session:
+            self._session.hang_up()
+
     def kernel(self, _spec: str = "") -> RunningKernel:
         """Return the kernel that the target runs.
 

@@ -146,15 +146,18 @@ def _connect(client: paramiko.SSHClient, login: Login, sock: socket.socket) -> N
         raise UserError(
             f"a key for {login.address} has a passphrase", remedy="ssh-add it to ssh-agent first"
         ) from None
-    except paramiko.AuthenticationException as error:
-        keys = ", ".join(login.keys) or "the usual ones in ~/.ssh"
-        raise UserError(
-            f"{login.address} does not let {login.user} in: {error} (keys tried: those of "
-            f"ssh-agent, {keys})",
-            remedy=f"see that `{_ssh(login)} true` works without a question; ssh-copy-id brings "
-            "your key there",
-        ) from None
     except (paramiko.SSHException, OSError, EOFError) as error:
+        transport = client.get_transport()
+        # with several kinds of keys the last error may be of one that is of another kind
+        refused = isinstance(error, paramiko.AuthenticationException)
+        if refused or (transport and transport.initial_kex_done and transport.is_active()):
+            keys = ", ".join(login.keys) or "the usual ones in ~/.ssh"
+            raise UserError(
+                f"{login.address} does not let {login.user} in (keys tried: those of ssh-agent, "
+                f"{keys})",
+                remedy=f"see that `{_ssh(login)} true` works without a question; ssh-copy-id "
+                "brings your key there",
+            ) from None
         raise TargetFailed(
             f"{login.address} does not talk SSH at port {login.port}: {str(error) or 'it hung up'}",
             remedy=f"see what `{_ssh(login)} true` says",

@@ -94,6 +94,10 @@ class Session:
             self._holder.recv_exit_status() if self._holder.status_event.wait(END_S) else None
         self._undo.close()
 
+    def hang_up(self) -> None:
+        """Close the connection and nothing else: the target finds out by itself."""
+        self._client.close()
+
     @property
     def alive(self) -> bool:
         """Whether the connection stands."""
