@@ -32,6 +32,7 @@ from harness.matrix.page import write_page
 from harness.matrix.results import Collector
 from harness.report.record import KernelRecord
 from harness.scenario.items import ScenarioFile
+from harness.scenario.load import is_scenario
 from harness.target.address import Address
 from harness.verdict import Verdict
 
@@ -227,6 +228,8 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFi
     if file_path.suffix not in (".yaml", ".yml"):
         return None
     config = parent.config
+    if config.getoption("--target") and is_scenario(file_path):
+        raise pytest.UsageError(f"{file_path}: a scenario runs in guests; --target is for cases")
     return ScenarioFile.of(
         parent,
         file_path,

@@ -150,7 +150,7 @@ class Session:
             channel = transport.open_session(timeout=ANSWER_S)
             channel.exec_command(command)
         except GONE as error:
-            raise self._failed("does not run commands", error) from None
+            raise self._failed("does not run commands", error) from error
         return channel
 
     def _arrive(self) -> tuple[str, str]:
