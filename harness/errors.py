@@ -103,6 +103,10 @@ class TargetFailed(LabError):
     """A machine that is reached over SSH cannot be, or is no longer."""
 
 
+class HungUp(TargetFailed):
+    """A target that let us in has hung up."""
+
+
 class NotOnTarget(LabError):
     """A machine that is not ours cannot be asked for that: nothing to judge there."""
 

@@ -7,9 +7,9 @@ import gzip
 import tempfile
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from harness.errors import GuestError, KernelNotFound, NotOnTarget, TargetFailed
+from harness.errors import GuestError, HungUp, KernelNotFound, NotOnTarget, TargetFailed
 from harness.kernels.image import RunningKernel
 from harness.model.facts import parse_list
 from harness.target.guest import TargetGuest
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from harness.machine.topology import Topology
     from harness.target.address import Address
 
+T = TypeVar("T")
 FILE_BYTES = 1 << 22
 CPUS = "/sys/devices/system/cpu"
 ENOENT = 2
@@ -89,6 +90,17 @@ class TargetLab:
         """
         kernel, possible, online = self._running
         self._refuse(topology, online)
+        return self._twice(lambda: self._open(kernel, possible, topology))
+
+    def _twice(self, do: Callable[[], T]) -> T:
+        """Do something that begins with a login; once more if the target hangs up meanwhile."""
+        try:
+            return do()
+        except HungUp as error:
+            self._say(f"{error.message}; once more")
+            return do()
+
+    def _open(self, kernel: RunningKernel, possible: int, topology: Topology) -> TargetGuest:
         session = self._log_in()
         with contextlib.ExitStack() as undo:
             macs = tuple(nic.mac for nic in topology.devices)
@@ -128,6 +140,9 @@ class TargetLab:
     @cached_property
     def _running(self) -> tuple[RunningKernel, int, int]:
         """The kernel, the possible CPUs, and those that are online from CPU 0 on."""
+        return self._twice(self._find_out)
+
+    def _find_out(self) -> tuple[RunningKernel, int, int]:
         session = self._log_in()
         started = session.start_agent(deadline_s=CALL_S)
         try:

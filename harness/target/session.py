@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from harness.agent.link import Link
-from harness.errors import TargetFailed, UserError
+from harness.errors import HungUp, TargetFailed, UserError
 from harness.paths import built, built_objects
 from harness.target.bridge import GONE, bridge
 from harness.target.login import log_in
@@ -102,7 +102,7 @@ class Session:
     def alive(self) -> bool:
         """Whether the connection stands."""
         transport = self._client.get_transport()
-        return transport is not None and transport.is_active() and not self._holder.closed
+        return transport is not None and transport.is_active()
 
     def start_agent(
         self, *, deadline_s: float, examine: Callable[[str], Hang | None] = lambda _: None
@@ -185,7 +185,8 @@ class Session:
             raise self._failed(f"takes no files over SFTP in {self.directory}", error) from None
 
     def _failed(self, what: str, why: object) -> TargetFailed:
-        return TargetFailed(f"{self.login.address} {what}: {why or 'it hung up'}")
+        kind = TargetFailed if self.alive else HungUp
+        return kind(f"{self.login.address} {what}: {why or 'it hung up'}")
 
 
 def _said(channel: paramiko.Channel) -> str:
