@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from harness.target.login import Login
 
 ANSWER_S = 30.0
+SETTLE_S = 1.0
 END_S = 30.0
 """How long the agent may take to clear up behind itself."""
 SYSTEM = "Linux x86_64"
@@ -136,7 +137,7 @@ class Session:
         return _said(started.channel)
 
     def _why(self, channel: paramiko.Channel) -> str:
-        channel.status_event.wait(1.0)  # it comes after the end of the stream
+        channel.status_event.wait(SETTLE_S)  # it comes after the end of the stream
         if not self.alive:
             return f"the connection to {self.login.address} broke"
         said = _said(channel)
@@ -185,6 +186,8 @@ class Session:
             raise self._failed(f"takes no files over SFTP in {self.directory}", error) from None
 
     def _failed(self, what: str, why: object) -> TargetFailed:
+        if (transport := self._client.get_transport()) and isinstance(why, Exception):
+            transport.join(SETTLE_S)  # it ends its channels first, and is dead after that
         kind = TargetFailed if self.alive else HungUp
         return kind(f"{self.login.address} {what}: {why or 'it hung up'}")
 
