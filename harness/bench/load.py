@@ -152,6 +152,11 @@ def vcpu_threads(machine: Machine) -> tuple[int, ...]:
     return tuple(cpu["thread-id"] for cpu in sorted(cpus, key=lambda cpu: cpu["cpu-index"]))
 
 
+def busy_s(pid: int) -> float:
+    """Return the CPU seconds that the threads of a process have had, but for those that ended."""
+    return sum(read_times(task)[0] for task in (PROC / str(pid) / "task").iterdir())
+
+
 def read_times(task: Path) -> tuple[float, float]:
     """Return the seconds that a thread ran, and that it waited for a CPU (proc(5)).
 

@@ -89,7 +89,7 @@ def _draw_streams(findings: RateFindings, top: int) -> list[str]:
     if not findings.streams:
         return []
     most = max(each.cost_us for each in findings.streams)
-    parts = [_text(EDGE, top, "streams of live frames: microseconds a frame", "h")]
+    parts = [_text(EDGE, top, "streams of live frames: CPU microseconds a frame", "h")]
     for number, each in enumerate(findings.streams):
         y, width = top + 12 + HIGH * number, BARS * each.cost_us / most
         parts.append(_text(EDGE, y + 12, f"{each.frames:,} frames"))

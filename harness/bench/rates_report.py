@@ -146,11 +146,11 @@ class RateFindings:
         return table
 
     def _stream_table(self) -> Table:
-        columns = ("FRAMES", "SECONDS", "US/FRAME", "LAB RSS MIB")
+        columns = ("FRAMES", "SECONDS", "CPU SECONDS", "CPU US/FRAME", "LAB RSS MIB")
         table = Table(*columns, title="streams of live frames")
         for each in self.streams:
-            figures = (f"{each.seconds:.2f}", f"{each.cost_us:.2f}", f"{each.rss_kib / 1024:.1f}")
-            table.add_row(f"{each.frames:,}", *figures)
+            times = (f"{each.seconds:.2f}", f"{each.busy_s:.2f}", f"{each.cost_us:.2f}")
+            table.add_row(f"{each.frames:,}", *times, f"{each.rss_kib / 1024:.1f}")
         return table
 
 

@@ -37,7 +37,7 @@ def findings(**costs_s: float) -> RateFindings:
         setting = Setting(injector, "debian:7.3", 4, 192, "native")
         found.rows.append(Row(setting, [sample(rate), sample(rate * 2), sample(rate / 2)]))
     for count, seconds in costs_s.items():
-        found.streams.append(Stream(int(count[1:]), seconds, 91 << 10))
+        found.streams.append(Stream(int(count[1:]), 9.0, seconds, 91 << 10))
     return found
 
 
@@ -96,7 +96,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def stream(_recipe: object, _snapshot: object, frames: int, advance: Any) -> Stream:
         advance(frames)
         done.append(f"stream {frames}")
-        return Stream(frames, frames / 1e5, 1024)
+        return Stream(frames, 1.0, frames / 1e5, 1024)
 
     room = harness.bench.rates_cli
     monkeypatch.setattr(room, "Lab", FakeLab)
