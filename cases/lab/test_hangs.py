@@ -6,11 +6,13 @@ import contextlib
 import os
 import signal
 import struct
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from lab_tools import wait_until
 
+import harness.shell.cli
 from harness.agent.bpf import PROG_TEST_RUN, load_verdict, start_bpf
 from harness.agent.syscalls import Buffer, Syscalls
 from harness.casework import Casework
@@ -19,6 +21,8 @@ from harness.judge import judge_error
 from harness.machine.hang.findings import Kind
 from harness.machine.topology import Topology
 from harness.model.gates import UPDATE_WAITS
+from harness.phases import Phases
+from harness.shell.cli import Wish, enter
 from harness.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -92,7 +96,7 @@ def test_an_agent_whose_main_loop_is_kept(guest: Guest) -> None:
     assert "init (pid 1) in fifo_open waits" in hang.why
 
 
-def test_an_agent_that_is_dead(guest: Guest) -> None:
+def test_an_agent_that_is_dead(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     """All its threads are frozen, by the cgroup it is in: the kernel is asked by serial line."""
     guest.calls.must("mkdir", b"/tmp/cg\0", 0o755)
     guest.calls.must("mount", b"cgroup2\0", b"/tmp/cg\0", b"cgroup2\0", 0, 0)
@@ -104,6 +108,10 @@ def test_an_agent_that_is_dead(guest: Guest) -> None:
     assert hang.why.startswith("its kernel answers, no CPU runs; init (pid 1)")
     assert "sysrq: Show State" in guest.machine.console.text()
     assert guest.machine.process.alive()
+    monkeypatch.setattr(harness.shell.cli, "ANSWER_S", 0.5)
+    no_prompt = "gives no prompt: the guest's agent "
+    with pytest.raises(AgentLost, match=no_prompt):
+        enter(guest.machine, None, (), Phases(sys.stderr), Wish(ssh=True, gdb=False, prompt=True))
 
 
 def test_processes_that_take_all_cpus(guest: Guest) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -193,24 +192,39 @@ def test_a_guest_that_ends_under_the_shell(a_kernel: str, module_cache: Cache) -
     assert "Traceback" not in errors
 
 
-def test_a_login_while_a_scenario_runs(a_kernel: str, module_cache: Cache, tmp_path: Path) -> None:
+def test_a_login_while_a_scenario_runs_and_when_it_has_failed(
+    a_kernel: str, module_cache: Cache, tmp_path: Path
+) -> None:
     file = tmp_path / "login.yaml"
-    file.write_text(SCENARIO + "ssh: true\n")
+    file.write_text(SCENARIO + "ssh: true\nexpect: {delivered: 63}\n")
     (scenario,) = load_scenarios(file, {})
     seen: dict[str, object] = {}
 
     def log_in(told: str) -> None:
-        directory = Path(re.findall(r"-F (\S+)/ssh_config", told)[0])
-        seen["modes"] = {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
-        port = int(re.findall(r"Port (\d+)", (directory / "ssh_config").read_text())[0])
-        with Door(port, directory).connect() as client, client.open_sftp() as sftp:
+        door = find_door(told)
+        seen["modes"] = {stat.S_IMODE(path.stat().st_mode) for path in door.directory.iterdir()}
+        with door.connect() as client, client.open_sftp() as sftp:
             seen["release"] = client.exec_command("uname -r")[1].read().decode().strip()
             sftp.get("/proc/version", str(tmp_path / "version"))
 
     outcome = run_scenario(Lab(), scenario, a_kernel, Watch(tell=log_in), root=tmp_path / "kept")
-    assert outcome.record.verdict is Verdict.PASS, outcome.record.reasons
+    assert outcome.record.reasons == ("delivered: expected 63 frames, found 64",)
     release = Lab().kernel(a_kernel).release
     assert seen == {"release": release, "modes": {0o600}}
     assert release in (tmp_path / "version").read_text()
     assert module_cache.runs() == []
-    assert os.listdir(tmp_path / "kept") != []
+    (results,) = (tmp_path / "kept").iterdir()
+    process = start("--failed", str(results), "--ssh", "--", "read word")
+    assert process.stderr is not None
+    told = next(line for line in process.stderr if line.startswith("ssh: "))
+    with find_door(told).connect() as client:
+        assert client.exec_command("uname -r")[1].read().decode().strip() == release
+    process.communicate("\n", timeout=LATE_S)
+    assert process.returncode == 0
+
+
+def find_door(told: str) -> Door:
+    """Return the way into the guest that a line with ssh's command tells of."""
+    directory = Path(re.findall(r"-F (\S+)/ssh_config", told)[0])
+    port = re.findall(r"Port (\d+)", (directory / "ssh_config").read_text())[0]
+    return Door(int(port), directory)
