@@ -66,7 +66,8 @@ class Apt:
             CacheError: the disk is full or not writable.
         """
         write_atomically(self.root / "sources.list", source_list.encode())
-        write_atomically(self.root / "apt.conf", CONFIGURATION.format(root=self.root).encode())
+        root = self.root.resolve()  # of the ways that lead here, this one stays
+        write_atomically(self.root / "apt.conf", CONFIGURATION.format(root=root).encode())
 
     def must(
         self,

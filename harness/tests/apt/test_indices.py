@@ -39,6 +39,15 @@ def test_fresh_indices_are_not_brought_again(apt: FakeApt) -> None:
     assert updates(apt) == 2
 
 
+def test_the_configuration_outlives_a_link_to_the_directory(apt: FakeApt, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "real").mkdir()
+    (tmp_path / "cache/apt").symlink_to(tmp_path / "real")
+    Archive().refresh()
+    assert f'"{tmp_path}/cache/' not in (tmp_path / "real/apt.conf").read_text()
+    assert updates(apt) == 1
+
+
 def test_suite_that_the_mirror_lacks_is_noted(apt: FakeApt) -> None:
     apt.answer("update.code", "100\n")
     apt.answer("update.err", "E: The repository 'x sid Release' does not have a Release file.\n")
