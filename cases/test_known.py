@@ -51,6 +51,7 @@ def test_queued_frames_survive_their_device(lab: Casework, mode: str) -> None:
         lab.send(frames=QUEUED)
         run.wait_offered()
         run.detach()
+        lab.guest.spoilt.append("eth0's device was removed")
         lab.guest.calls.link.call("write", "/sys/class/net/eth0/device/../remove", b"1", task=ASIDE)
     lab.wait_for(lambda: run.taken_on(3) == QUEUED)
     assert run.taken_on(3) == QUEUED

@@ -24,7 +24,7 @@ from harness.machine.splats import Splat, find_splats
 from harness.trace.events import XdpAction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from harness.agent.link import Link
     from harness.target.target import Target
@@ -117,6 +117,9 @@ class Guest:
         calls: system calls in it.
         tracer: its trace buffers.
         veths: of each NIC that is a veth pair, what sends into it.
+        give_back: told when it is not needed any more, and whether nothing has gone wrong; without
+            it the guest just ends.
+        spoilt: what was done to it that no reset undoes.
     """
 
     machine: Machine | Target
@@ -124,6 +127,8 @@ class Guest:
     calls: Syscalls
     tracer: Tracer
     veths: dict[int, PacketSocket] = field(default_factory=dict)
+    give_back: Callable[[bool], None] | None = None
+    spoilt: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, machine: Machine, prepared: dict[str, Any]) -> Self:
@@ -134,8 +139,22 @@ class Guest:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.machine.close()
+    def __exit__(self, failed: object, *_: object) -> None:
+        self.close(sound=failed is None)
+
+    def close(self, *, sound: bool = True) -> None:
+        """End the guest, or give it back to who lent it.
+
+        Args:
+            sound: whether nothing has gone wrong with it.
+
+        Raises:
+            NotReset: it was lent, and is not as it was.
+        """
+        if self.give_back is None:
+            self.machine.close()
+        else:
+            self.give_back(sound)
 
     @property
     def own(self) -> Machine:
@@ -259,6 +278,17 @@ class Guest:
             calls.must("setns", outside, CLONE_NEWNET)
             calls.must("close", inside)
             calls.must("close", outside)
+
+    def remove_nic(self, nic: int) -> None:
+        """Take a NIC from its driver; its interface goes with it, for good.
+
+        Raises:
+            GuestError: there is no such NIC.
+        """
+        name = interface_name(nic)
+        self.spoilt.append(f"{name} was removed")
+        device = self.link_target(f"/sys/class/net/{name}/device").name
+        self.write("/sys/bus/virtio/drivers/virtio_net/unbind", device)
 
     def has_interface(self, name: str) -> bool:
         """Return whether the namespace of the agent has an interface of this name."""

@@ -7,11 +7,11 @@ import os
 import shutil
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import AgentLost, ClockOff, KernelNotFound, QemuFailed, UserError
 from harness.guest import DRIVERS, MODULES, PREPARED_BY, Guest, prepare
-from harness.images import build_initramfs
+from harness.images import build_initramfs, lay_out
 from harness.kernels import remembered, resolve
 from harness.kernels.examine import slowdown, unfit
 from harness.landing import take_away
@@ -21,9 +21,11 @@ from harness.machine.qemu import find_qemu
 from harness.machine.snapshot import Snapshot, clone, snapshot_of
 from harness.paths import built, built_objects, cache_dir
 from harness.plug import unplug_cpu
+from harness.standing import StandingGuests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from harness.apt import Progress
     from harness.kernels import KernelImage
@@ -55,6 +57,7 @@ class Lab:
         self._progress = progress
         self._lock = lock
         self._kernels: dict[str, KernelImage] = {}
+        self._standing = StandingGuests(self._boot_virtme)
         sweep_runs()
 
     @cached_property
@@ -82,13 +85,12 @@ class Lab:
             return None
         return self.accel.threads if self.snapshots else "single"
 
-    @property
-    def unplugs_cpus(self) -> bool:
-        """Whether guests may have spare CPUs.
+    def unplugs_cpus(self, topology: Topology) -> bool:
+        """Tell whether a guest may have spare CPUs.
 
         QEMU dies of a CPU's end in a thread that it shares with the others (qemu_thread_join).
         """
-        return self.threads != "single"
+        return topology.launcher == "qemu" and self.threads != "single"
 
     def kernel(self, spec: str) -> KernelImage:
         """Return the kernel that a spec names, fetched if it is not here.
@@ -147,14 +149,16 @@ class Lab:
             LabError: whatever else stood in the way.
         """
         recipe = self.recipe(spec, topology)
-        if topology.spare_cpus and not self.unplugs_cpus:
+        if topology.spare_cpus and not self.unplugs_cpus(topology):
             raise UserError(
                 "no CPU can be unplugged from a guest that boots cold: QEMU runs all in one thread",
-                remedy="leave out --no-snapshot",
+                remedy="leave out --no-snapshot and the launcher",
             )
+        if topology.launcher == "virtme-ng":
+            return self._standing.lend(recipe)
         if not self.snapshots:
             self._say(f"booting {recipe.kernel.release}")
-            return _boot(recipe)
+            return Guest.of(*_boot(Machine(recipe)))
         snapshot = self._snapshot(recipe)
         try:
             return _clone(recipe, snapshot)
@@ -162,6 +166,21 @@ class Lab:
             # Whatever is wrong with it, a fresh one tells: if that fails too, it is not the cache
             take_away(snapshot.directory)
             return _clone(recipe, self._snapshot(recipe))
+
+    def close(self) -> None:
+        """End the guests that stand by."""
+        self._standing.close()
+
+    def _boot_virtme(self, recipe: Recipe) -> tuple[Machine, dict[str, Any]]:
+        from harness.machine.virtme import VirtmeMachine  # noqa: PLC0415 - few take it
+
+        self._say(f"booting {recipe.kernel.release} by virtme-ng")
+        kernel, objects = recipe.kernel, built_objects()
+
+        def fill(room: Path) -> None:
+            lay_out(room, kernel, agent=built("agent"), objects=objects, modules=MODULES)
+
+        return _boot(VirtmeMachine(recipe, fill))
 
     def _snapshot(self, recipe: Recipe) -> Snapshot:
         def prepare_aloud(machine: Machine) -> dict[str, object]:
@@ -174,13 +193,13 @@ class Lab:
             return snapshot_of(recipe, prepare_aloud, salt=PREPARED_BY)
 
 
-def _boot(recipe: Recipe) -> Guest:
+def _boot(machine: Machine) -> tuple[Machine, dict[str, Any]]:
     with contextlib.ExitStack() as undo:
-        machine = undo.enter_context(Machine(recipe))
+        undo.enter_context(machine)
         machine.wait_boot()
-        guest = Guest.of(machine, prepare(machine))
+        prepared = prepare(machine)
         undo.pop_all()
-    return guest
+    return machine, prepared
 
 
 def _clone(recipe: Recipe, snapshot: Snapshot) -> Guest:

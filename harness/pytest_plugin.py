@@ -281,7 +281,7 @@ def lab(
         pytest.skip(reason)
     if absent := lacking(kernel, options_wanted(request.node)):
         pytest.skip(f"no {', '.join(absent)} in {kernel.release}")
-    if topology.spare_cpus and isinstance(workshop, Lab) and not workshop.unplugs_cpus:
+    if topology.spare_cpus and isinstance(workshop, Lab) and not workshop.unplugs_cpus(topology):
         pytest.skip("QEMU unplugs no CPU of a guest whose CPUs share a thread (--no-snapshot)")
     try:
         guest = workshop.open(kernel_spec, topology)

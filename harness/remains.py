@@ -103,8 +103,11 @@ def freeze_guest(guest: Guest, room: Path, *, go_on: bool = False) -> dict[str, 
         go_on: let it run on afterwards.
 
     Returns:
-        What to keep, by name: the guest and what is needed to run it on; nothing if it has gone.
+        What to keep, by name: the guest and what is needed to run it on; nothing if it has gone,
+        or is of a launcher that cannot freeze.
     """
+    if not guest.machine.freezes:
+        return {}
     state, about = room / STATE, room / ABOUT
     try:
         freeze(guest.own, state)

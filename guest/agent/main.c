@@ -195,7 +195,7 @@ int main(int argc, char **argv)
 		if (chdir(argv[2]))
 			fprintf(stderr, "cpumap-lab: %s: %m\n", argv[2]);
 		load_modules();
-		make_root(argv[2]);
+		make_root("bpf");
 		mount_all();
 	} else {
 		mount_all();

@@ -66,17 +66,24 @@ def start_tracing(link: Link, cpus: int, *, buffer_kib: int = BUFFER_KIB) -> Rin
     link.call("write", f"{ROOT}/buffer_size_kb", str(buffer_kib).encode())
     for event in EVENTS:
         link.call("write", f"{ROOT}/events/{event}/enable", b"1")
-    calls = Syscalls(link)
-    paths = [f"{ROOT}/per_cpu/cpu{cpu}/trace_pipe_raw" for cpu in range(cpus)]
-    opened = [
-        calls.must("openat", AT_FDCWD, f"{path}\0".encode(), O_RDONLY_NONBLOCK, why=path)
-        for path in paths
-    ]
     return Rings(
-        [result.value for result in opened],
+        open_rings(Syscalls(link), cpus),
         [_read(link, f"events/{event}/format") for event in EVENTS],
         _read(link, "events/header_page"),
     )
+
+
+def open_rings(calls: Syscalls, cpus: int) -> list[int]:
+    """Return a descriptor of the agent's of each CPU's buffer.
+
+    Raises:
+        GuestError: there is none of a CPU.
+    """
+    paths = [f"{ROOT}/per_cpu/cpu{cpu}/trace_pipe_raw" for cpu in range(cpus)]
+    return [
+        calls.must("openat", AT_FDCWD, f"{path}\0".encode(), O_RDONLY_NONBLOCK, why=path).value
+        for path in paths
+    ]
 
 
 class Tracer:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.errors import BootFailed, ToolMissing
+from harness.errors import BootFailed
 from harness.machine.process import Process
-from harness.vng import find_vng, search_path
+from harness.vng import lay_out_kernel, need_vng, search_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +25,6 @@ STANDARD = "debian:6.1-amd64"
 ANSWER = "cpumap-lab-answers"
 LIMIT_S, END_S = 180.0, 10.0
 POLL_S = 0.005
-NEEDED = ("depmod", "modprobe", "busybox")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +47,6 @@ class Peer:
         vng: the program.
         recipe: whose kernel, CPUs, memory, QEMU and accelerator it is given.
         scratch: directory for what it needs; kept between boots, as its users' are.
-
-    Raises:
-        ToolMissing: this machine lacks a tool that virtme-ng calls.
     """
 
     def __init__(self, vng: Path, recipe: Recipe, scratch: Path) -> None:
@@ -59,16 +54,7 @@ class Peer:
         self._started = scratch / "qemu-started"
         kernel, topology = recipe.kernel, recipe.topology
         self._release = kernel.release
-        # vng looks for modules from the kernel's own directory upwards, and writes its indices
-        # beside them: a tree of its own keeps them out of the cached kernel
-        modules = scratch / "lib/modules" / kernel.release
-        modules.mkdir(parents=True)
-        if kernel.modules is not None:
-            for path in kernel.modules.iterdir():
-                (modules / path.name).symlink_to(path)
-        image = scratch / f"boot/vmlinuz-{kernel.release}"
-        image.parent.mkdir()
-        image.symlink_to(kernel.vmlinuz)
+        image = lay_out_kernel(kernel, scratch)
         self._argv = [
             *(str(vng), "--run", str(image), "--qemu", str(_wrap(recipe.qemu, scratch))),
             *("--cpus", str(topology.cpus), "--memory", f"{topology.memory_mib}M", "--force-9p"),
@@ -79,14 +65,7 @@ class Peer:
             # On a busy host it powers off before the console has printed all: give that time.
             *("--exec", f"echo {ANSWER}; sleep 1"),
         ]
-        places = search_path(vng)
-        lacking = [tool for tool in NEEDED if shutil.which(tool, path=places) is None]
-        if lacking:
-            raise ToolMissing(
-                f"installed, but it needs {', '.join(lacking)} for a kernel with modules",
-                remedy="install the packages kmod and busybox-static",
-            )
-        self._env = {"PATH": places, "TMPDIR": str(scratch)}
+        self._env = {"PATH": search_path(vng), "TMPDIR": str(scratch)}
         self._limit_s = LIMIT_S * recipe.accel.pace
 
     @classmethod
@@ -96,9 +75,7 @@ class Peer:
         Raises:
             ToolMissing: it is not, or this machine lacks a tool that it calls.
         """
-        vng = find_vng()
-        if vng is None:
-            raise ToolMissing("not installed", remedy="run `ci/setup`")
+        vng = need_vng(recipe.kernel)
         return cls(vng, recipe, scratch)
 
     def boot(self) -> PeerBoot:

@@ -62,6 +62,36 @@ def build_initramfs(
         KernelNotFound: a module is damaged or built for another kernel.
         CacheError: the cache cannot be written.
     """
+    base, own, missing = _contents(kernel, agent, objects, modules)
+    # The kernel unpacks archives laid end to end, if each begins at a multiple of four bytes.
+    content = newc(base) + newc(own)
+    digest = hashlib.sha256(content).hexdigest()
+    path = cache_dir("images") / f"{digest}.cpio"
+    try:
+        os.utime(path)  # the time of use, for `prune`
+    except FileNotFoundError:
+        write_atomically(path, content)
+        prune(KEPT)
+    return Initramfs(path, digest, missing)
+
+
+def lay_out(
+    room: Path, kernel: KernelImage, *, agent: Path, objects: Sequence[Path], modules: Sequence[str]
+) -> None:
+    """Put what an initramfs has into an empty directory; arguments and errors as there."""
+    base, own, _ = _contents(kernel, agent, objects, modules)
+    for name, content in (base | own).items():
+        if content is None:
+            (room / name).mkdir()
+            continue
+        (room / name).write_bytes(content)
+    (room / "init").chmod(0o755)
+
+
+def _contents(
+    kernel: KernelImage, agent: Path, objects: Sequence[Path], modules: Sequence[str]
+) -> tuple[dict[str, bytes | None], dict[str, bytes | None], tuple[str, ...]]:
+    """Return what is the same for all kernels, what is this one's, and the modules it lacks."""
     plan = plan_modules(kernel, modules)
     base: dict[str, bytes | None] = dict.fromkeys((*MOUNT_POINTS, "bpf"))
     base["init"] = _built(agent)
@@ -73,16 +103,7 @@ def build_initramfs(
         names.append(f"{number:03}-{module_name(path)}.ko")
         own[f"modules/{names[-1]}"] = read_module(path)
     own["modules/order"] = "".join(f"{name}\n" for name in names).encode()
-    # The kernel unpacks archives laid end to end, if each begins at a multiple of four bytes.
-    content = newc(base) + newc(own)
-    digest = hashlib.sha256(content).hexdigest()
-    path = cache_dir("images") / f"{digest}.cpio"
-    try:
-        os.utime(path)  # the time of use, for `prune`
-    except FileNotFoundError:
-        write_atomically(path, content)
-        prune(KEPT)
-    return Initramfs(path, digest, plan.missing)
+    return base, own, plan.missing
 
 
 def prune(keep: int) -> None:

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 Device = dict[str, str | int | bool]
 """A device's properties, as QMP takes them."""
 PORT = "cpumap-lab.agent"
-KERNEL_ARGS = (
-    # notices and worse go to the console; a panic restarts, and that ends the guest (`-no-reboot`)
-    "console=ttyS0 earlyprintk=ttyS0 loglevel=6 rdinit=/init panic=-1"
+PATIENCE_ARGS = (
     # a host that is busy elsewhere is no broken timer, no broken TSC
     " no_timer_check tsc=reliable"
     # and no lockup: 40 s rather than 20, yet within the deadline of a call
@@ -26,6 +24,11 @@ KERNEL_ARGS = (
     # nor need the kernel try its ciphers, still at it when the first cases run
     " cryptomgr.notests=1"
 )
+"""For a kernel on a host that may be slow."""
+KERNEL_ARGS = (
+    # notices and worse go to the console; a panic restarts, and that ends the guest (`-no-reboot`)
+    "console=ttyS0 earlyprintk=ttyS0 loglevel=6 rdinit=/init panic=-1"
+) + PATIENCE_ARGS
 SSH_NET, SSH_GUEST = "192.168.76.0/24", "192.168.76.15"
 """The user network of a guest with a NIC for SSH, and its address there."""
 SSH_MAC = "52:54:00:63:71:00"
@@ -75,9 +78,14 @@ def hardware(topology: Topology, cpu: str, absent: Collection[str] = ()) -> list
     args = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     args += ["-cpu", cpu, "-m", f"{topology.memory_mib}M"]
     args += _nodes(topology)
+    return args + own_devices(topology, cpu, absent)
+
+
+def own_devices(topology: Topology, cpu: str, absent: Collection[str] = ()) -> list[str]:
+    """Return the arguments that add the lab's devices to a machine; arguments as for `hardware`."""
     spares = range(topology.cpus, topology.possible_cpus)
     devices = [cpu_device(spare, cpu) for spare in spares]
-    args += ["-device", "isa-debugcon,iobase=0x402,chardev=firmware"]
+    args = ["-device", "isa-debugcon,iobase=0x402,chardev=firmware"]
     args += ["-device", "virtio-serial-pci"]
     args += ["-device", f"virtserialport,chardev=agent,name={PORT}"]
     for number in range(topology.nics):
@@ -159,11 +167,15 @@ def _nodes(topology: Topology) -> list[str]:
         return ["-machine", "q35,memory-backend=ram0", "-smp", str(topology.cpus)]
     # a socket's CPUs share a cache, which must not span nodes (arch/x86/kernel/smpboot.c)
     args = ["-machine", "q35", "-smp", f"{topology.cpus},sockets={topology.nodes}"]
-    each = topology.cpus // topology.nodes
-    for node in range(topology.nodes):
-        cpus = f"{node * each}-{(node + 1) * each - 1}"
+    for node, cpus in enumerate(node_cpus(topology)):
         args += ["-numa", f"node,nodeid={node},cpus={cpus},memdev=ram{node}"]
     return args
+
+
+def node_cpus(topology: Topology) -> list[str]:
+    """Return the CPUs of each NUMA node, like "0-1"."""
+    each = topology.cpus // topology.nodes
+    return [f"{node * each}-{(node + 1) * each - 1}" for node in range(topology.nodes)]
 
 
 def backends(topology: Topology, wiring: Wiring, *, share_ram: bool) -> list[str]:
@@ -175,9 +187,18 @@ def backends(topology: Topology, wiring: Wiring, *, share_ram: bool) -> list[str
         ram = f"id=ram{node},size={each}M,mem-path={escape(wiring.ram)},share={share}"
         ram += f",offset={node * each}M" if node else ""
         args += ["-object", f"memory-backend-file,{ram}"]
-    args += ["-chardev", f"file,id=console,path={escape(wiring.console)}"]
-    args += ["-serial", "chardev:console"]
-    args += ["-chardev", f"file,id=firmware,path={escape(wiring.firmware)}"]
+    args += ["-chardev", console(wiring), "-serial", "chardev:console"]
+    return args + channels(topology, wiring)
+
+
+def console(wiring: Wiring) -> str:
+    """Return the back-end of the serial console."""
+    return f"file,id=console,path={escape(wiring.console)}"
+
+
+def channels(topology: Topology, wiring: Wiring) -> list[str]:
+    """Return the arguments that connect the lab's devices to the harness, but for the console."""
+    args = ["-chardev", f"file,id=firmware,path={escape(wiring.firmware)}"]
     args += ["-chardev", f"socket,id=agent,fd={wiring.agent}"]
     for name, fd in (("qmp", wiring.qmp), ("watch", wiring.watch)):
         args += ["-chardev", f"socket,id={name},fd={fd}", "-mon", f"chardev={name},mode=control"]
@@ -209,11 +230,21 @@ def kernel(boot: Path, initramfs: Path, topology: Topology, hz: int | None) -> l
         hz: the kernel's CONFIG_HZ if known: then it need not calibrate its delay loop, which
             takes half a second under TCG and goes wrong on a loaded host.
     """
-    preset = f"lpj={TSC_HZ // hz}" if hz else ""
-    # what QEMU has room for beyond the spares (CPU_PLUGS) is no CPU of the guest's
-    possible = f"possible_cpus={topology.possible_cpus}" if topology.spare_cpus else ""
-    append = " ".join(f"{KERNEL_ARGS} {preset} {possible} {topology.append}".split())
+    return args + own_devices(topology, cpu, absent)
+
+
+def own_devices(topology: Topology, cpu: str, absent: Collection[str] = ()) -> list[str]:
+    """Return the arguments that add the lab's devices to a machine; arguments as for `hardware`."""
+    spares = range(topology.cpus, topology.possible_cpus)
+    devices = [cpu_device(spare, cpu) for spare in spares]
+    args = ["-device", "isa-debugcon,iobase=0x402,chardev=firmware"]
     return ["-kernel", str(boot), "-initrd", str(initramfs), "-append", append]
+
+
+def added(topology: Topology, hz: int | None) -> list[str]:
+    """Return the end of a kernel command line; arguments as for `kernel`."""
+    preset = [f"lpj={TSC_HZ // hz}"] if hz else []
+    return [*preset, *topology.append.split()]
 
 
 def escape(path: Path) -> str:

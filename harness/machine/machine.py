@@ -207,8 +207,6 @@ class Machine:
                     handed.callback(os.close, fd)
             self.nics = tuple(end for end, _ in wires)
             self._ram = ram or self.directory / "ram"
-            if recipe.topology.nodes > 1 and not incoming:
-                self._make_ram()
             wiring = command.Wiring(
                 agent=theirs[0].fileno(),
                 qmp=theirs[1].fileno(),
@@ -218,23 +216,9 @@ class Machine:
                 firmware=self.directory / "firmware.log",
                 ram=self._ram,
             )
-            self.argv = [
-                str(recipe.qemu.binary),
-                *recipe.qemu.args,
-                "-accel",
-                recipe.accel.argument if incoming else recipe.accel.boot_argument,
-                *recipe.arguments(),
-                *command.backends(recipe.topology, wiring, share_ram=share_ram),
-                *(["-incoming", "defer"] if incoming else []),
-            ]
             wiring.console.touch()
             wiring.firmware.touch()
-            self.process = Process(
-                self.argv,
-                env=recipe.qemu.env,
-                pass_fds=wiring.fds,
-                log=self.directory / "qemu.log",
-            )
+            self.process = self._start(wiring, share_ram=share_ram, incoming=incoming)
             undo.callback(self.process.kill)
             self.console = Console(wiring.console, self.runs)
             self._firmware = Console(wiring.firmware, self.runs)
@@ -274,6 +258,22 @@ class Machine:
     def pace(self) -> float:
         """How much slower than usual it is: deadlines are that much longer."""
         return self.recipe.accel.pace
+
+    def _start(self, wiring: command.Wiring, *, share_ram: bool, incoming: bool) -> Process:
+        recipe = self.recipe
+        if recipe.topology.nodes > 1 and not incoming:
+            self._make_ram()
+        self.argv = [
+            str(recipe.qemu.binary),
+            *recipe.qemu.args,
+            "-accel",
+            recipe.accel.argument if incoming else recipe.accel.boot_argument,
+            *recipe.arguments(),
+            *command.backends(recipe.topology, wiring, share_ram=share_ram),
+            *(["-incoming", "defer"] if incoming else []),
+        ]
+        log = self.directory / "qemu.log"
+        return Process(self.argv, env=recipe.qemu.env, pass_fds=wiring.fds, log=log)
 
     def __enter__(self) -> Self:
         return self

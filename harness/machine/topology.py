@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from harness.errors import UserError
 
 MAX_CPUS = 64
 MIN_MEMORY_MIB = 128
+Launcher = Literal["qemu", "virtme-ng"]
+LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
+"""What boots a guest: the lab itself, on an initramfs; virtme-ng, on this machine's own root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Topology:
         ssh: a NIC more, behind the others, for an sshd (`harness.sshd`).
         spare_cpus: CPUs behind the others that can be plugged in; no clone begins with them.
         pluggable: the NICs can be unplugged and plugged in again: each has a root port.
+        launcher: what boots it.
     """
 
     cpus: int = 4
@@ -51,6 +56,7 @@ class Topology:
     ssh: bool = False
     spare_cpus: int = 0
     pluggable: bool = False
+    launcher: Launcher = "qemu"
 
     def __post_init__(self) -> None:
         if not 1 <= self.cpus <= self.possible_cpus <= MAX_CPUS:

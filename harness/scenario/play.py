@@ -283,9 +283,8 @@ class Play:
             )
 
     def _remove_nic(self, number: int, nic: int) -> None:
+        self._guest.remove_nic(nic)
         name = interface_name(nic)
-        device = self._guest.link_target(f"/sys/class/net/{name}/device").name
-        self._guest.write("/sys/bus/virtio/drivers/virtio_net/unbind", device)
         if self._guest.has_interface(name):  # unbinding waits for unregister_netdev
             self.failures.append(f"timeline[{number}]: remove_nic: {name} is still there")
 
