@@ -27,7 +27,7 @@ from harness.kernels.examine import lacking
 from harness.kernels.lock import Lock, read_lock
 from harness.known_issues import FILE, KnownIssue, load_known_issues, weigh
 from harness.lab import Lab
-from harness.machine.topology import Topology
+from harness.machine.topology import LAUNCHERS, Topology
 from harness.matrix.page import write_page
 from harness.matrix.results import Collector
 from harness.report.record import KernelRecord
@@ -86,6 +86,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--cpus", type=int, default=DEFAULT_CPUS, help="virtual CPUs of a guest (4)")
     group.addoption("--append", default="", metavar="ARGS", help="added to the kernel command line")
+    group.addoption(
+        "--launcher",
+        choices=LAUNCHERS,
+        help="what boots the guests: the lab itself (qemu), or virtme-ng, on this machine's own "
+        "root; such a guest is reset between cases",
+    )
     group.addoption(
         "--no-snapshot", action="store_true", help="boot a guest for every case, clone none"
     )
@@ -157,8 +163,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the page of all that was run, even if the rest was not."""
+    """End guests that stand by; write the page of all that was run, even if the rest was not."""
     config = session.config
+    if WORKSHOP in config.stash:
+        config.stash[WORKSHOP].close()
     collector = config.stash.get(COLLECTOR, None)
     if collector is None:
         return
@@ -264,6 +272,8 @@ def topology(request: pytest.FixtureRequest) -> Topology:
     """What the case's guest is made of: the options, and over them its `machine` marker."""
     options = request.config
     asked = {"cpus": options.getoption("--cpus"), "append": options.getoption("--append")}
+    if launcher := options.getoption("--launcher"):
+        asked["launcher"] = launcher
     if marker := request.node.get_closest_marker("machine"):
         own = dict(marker.kwargs)
         own["append"] = " ".join([own.get("append", ""), asked["append"]]).strip()
@@ -338,9 +348,9 @@ def _keep(item: pytest.Function, case: Casework, judgement: Judgement) -> None:
     """Keep all that is left of a case, and tell the report where."""
     on = "--target" if item.config.getoption("--target") else "--kernel"
     command = ["pytest", item.nodeid, on, str(item.funcargs["kernel_spec"])]
-    for option in ("--cpus", "--append"):
+    for option in ("--cpus", "--append", "--launcher"):
         asked = item.config.getoption(option)
-        command += [option, str(asked)] if asked not in (DEFAULT_CPUS, "") else []
+        command += [option, str(asked)] if asked not in (DEFAULT_CPUS, "", None) else []
     command += ["--locked"] if item.config.getoption("--locked") else []
     repeat = shlex.join(command)
     try:
@@ -370,8 +380,8 @@ def pytest_runtest_makereport(
     What the lab says of itself, or of the kernel, needs no Python traceback.
     """
     error = call.excinfo.value if call.excinfo is not None else None
-    if call.when == "setup" and isinstance(error, LabError) and not isinstance(error, UserError):
-        # no guest to ask: the error itself tells whether the kernel died
+    if call.when != "call" and isinstance(error, LabError) and not isinstance(error, UserError):
+        # no guest to ask: the error itself tells whether the kernel died, or what was left behind
         item.user_properties.append(("verdict", str(judge_error(error, []).verdict)))
     report = yield
     if isinstance(error, (LabError, CaseEnded)):

@@ -22,17 +22,21 @@ from harness.errors import GuestError, NotReset
 from harness.inventory import WATCH, take_inventory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from harness.agent.syscalls import Syscalls
     from harness.inventory import Inventory
 
 RTM_DELLINK, RTM_SETLINK, RTM_NEWADDR, RTM_DELADDR, RTM_DELQDISC = 17, 19, 20, 21, 37
 RTM_NEWQDISC = 36
 NLM_F_CREATE = 0x400
-IFLA_MTU, IFLA_XDP, IFLA_XDP_FD = 4, 43, 1
+IFLA_IFNAME, IFLA_MTU, IFLA_XDP, IFLA_XDP_FD = 3, 4, 43, 1
 IFA_ADDRESS, IFA_LOCAL, TCA_KIND = 1, 2, 1
 TC_H_CLSACT, CLSACT_HANDLE = 0xFFFFFFF1, 0xFFFF0000
 MNT_DETACH = 2
-AF_INET, AF_INET6 = 2, 10
+AF_INET, AF_INET6, SOCK_DGRAM = 2, 10, 2
+LOOPBACK, DISCARD_PORT = b"\x7f\0\0\1", 9
+CPUSET_BYTES = 1024
 FEW = 10
 POLL_S = 0.05
 
@@ -58,6 +62,8 @@ def reset(calls: Syscalls, before: Inventory, *, deadline_s: float) -> None:
             more = f" (and {len(left) - FEW} more)" if len(left) > FEW else ""
             raise NotReset(f"the run left behind: {'; '.join(sorted(left)[:FEW])}{more}")
         put_back(calls, before, now)
+        if now["page pool in use"]:
+            free_deferred(calls, now["CPU"])
         time.sleep(POLL_S)
     clear_trace(calls, WATCH)
 
@@ -80,6 +86,25 @@ def clear_trace(calls: Syscalls, root: str = TRACEFS) -> None:
         GuestError: there is no such instance.
     """
     calls.link.call("write", f"{root}/trace", b"\n")  # opened with O_TRUNC
+
+
+def free_deferred(calls: Syscalls, cpus: Iterable[str]) -> None:
+    """Have each CPU free the buffers that others have left to it, with a frame over loopback.
+
+    What a socket's reader frees goes back to the CPU that allocated it, and is freed there when
+    that receives something the next time (skb_attempt_defer_free, net/core/skbuff.c, 5.19).
+
+    Raises:
+        GuestError: the agent cannot be bound to a CPU.
+    """
+    masks = [1 << int(cpu) for cpu in cpus]
+    fd = calls.must("socket", AF_INET, SOCK_DGRAM, 0).value
+    discard = struct.pack("<H", AF_INET) + struct.pack(">H4s8x", DISCARD_PORT, LOOPBACK)
+    for mask in [*masks, sum(masks)]:
+        packed = mask.to_bytes(CPUSET_BYTES, "little")
+        calls.must("sched_setaffinity", 0, CPUSET_BYTES, packed)
+        calls.raw("sendto", fd, b"-", 1, 0, discard, len(discard))
+    calls.must("close", fd)
 
 
 def put_back(calls: Syscalls, before: Inventory, now: Inventory) -> None:
@@ -124,10 +149,16 @@ def _put_back_tracing(calls: Syscalls, before: Inventory, now: Inventory) -> Non
 def _put_back_interfaces(calls: Syscalls, before: Inventory, now: Inventory) -> None:
     were, are = before["interface"], now["interface"]
     index = {name: _number("index", told) for name, told in are.items()}
-    for name in are.keys() - were.keys():
-        ask(calls, RTM_DELLINK, _link(index[name]))
+    called = {_number("index", told): name for name, told in were.items()}
+    for name, number in index.items():
+        if number not in called:
+            ask(calls, RTM_DELLINK, _link(number))
+        elif called[number] != name:  # its flags and the rest are put back in the next round
+            ask(calls, RTM_SETLINK, _link(number, 0))
+            label = attribute(IFLA_IFNAME, f"{called[number]}\0".encode())
+            ask(calls, RTM_SETLINK, _link(number) + label)
     for name in were.keys() & are.keys():
-        if were[name] == are[name]:
+        if were[name] == are[name] or called.get(index[name]) != name:
             continue
         if "XDP" in are[name] and "XDP" not in were[name]:
             off = attribute(IFLA_XDP, attribute(IFLA_XDP_FD, struct.pack("<i", -1)))
@@ -139,10 +170,9 @@ def _put_back_interfaces(calls: Syscalls, before: Inventory, now: Inventory) -> 
         (RTM_NEWADDR, before["address"].keys() - now["address"].keys()),
     ):
         for name in names:
-            number = index.get(name.partition(" of ")[2])
-            if number is not None:
+            if (interface := name.partition(" of ")[2]) in index:
                 scope = {**before["address"], **now["address"]}[name]
-                _ask_address(calls, request, name, number, scope)
+                _ask_address(calls, request, name, index[interface], scope)
     for name, number in index.items():
         clsact = f"clsact of {name}"
         had, has = clsact in before["qdisc"], clsact in now["qdisc"]

@@ -51,7 +51,7 @@ class StandingGuests:
             LabError: none comes up.
         """
         standing = self._idle.pop(recipe, None)
-        if standing is not None and not standing.machine.process.alive():
+        if standing is not None and not standing.machine.runs():
             standing.machine.close()
             standing = None
         if standing is None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 LATE_S = 60.0
 """So late that only a bug reaches it."""
@@ -36,17 +37,20 @@ class Cache:
         return sorted(path.name for path in room.iterdir()) if room.exists() else []
 
     def qemus(self) -> list[int]:
-        """Return the pids of the machines that use it."""
-        found = []
+        """Return the pids of the machines of the lab's own that use it."""
+        return [pid for pid, line in self._processes() if b"\0-nodefaults\0" in line]
+
+    def users(self) -> list[int]:
+        """Return the pids of all processes that were told of it."""
+        return [pid for pid, _ in self._processes()]
+
+    def _processes(self) -> Iterator[tuple[int, bytes]]:
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
-                try:
+                with contextlib.suppress(OSError):
                     line = (entry / "cmdline").read_bytes()
-                except OSError:
-                    continue
-                if b"\0-nodefaults\0" in line and os.fsencode(self.root) in line:
-                    found.append(int(entry.name))
-        return found
+                    if os.fsencode(self.root) in line:
+                        yield int(entry.name), line
 
     def clean(self) -> bool:
         """Tell whether nothing of a failed start is left: no QEMU, no file of its own."""

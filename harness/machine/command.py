@@ -230,21 +230,16 @@ def kernel(boot: Path, initramfs: Path, topology: Topology, hz: int | None) -> l
         hz: the kernel's CONFIG_HZ if known: then it need not calibrate its delay loop, which
             takes half a second under TCG and goes wrong on a loaded host.
     """
-    return args + own_devices(topology, cpu, absent)
-
-
-def own_devices(topology: Topology, cpu: str, absent: Collection[str] = ()) -> list[str]:
-    """Return the arguments that add the lab's devices to a machine; arguments as for `hardware`."""
-    spares = range(topology.cpus, topology.possible_cpus)
-    devices = [cpu_device(spare, cpu) for spare in spares]
-    args = ["-device", "isa-debugcon,iobase=0x402,chardev=firmware"]
+    append = " ".join([KERNEL_ARGS, *added(topology, hz)])
     return ["-kernel", str(boot), "-initrd", str(initramfs), "-append", append]
 
 
 def added(topology: Topology, hz: int | None) -> list[str]:
     """Return the end of a kernel command line; arguments as for `kernel`."""
     preset = [f"lpj={TSC_HZ // hz}"] if hz else []
-    return [*preset, *topology.append.split()]
+    # what QEMU has room for beyond the spares (CPU_PLUGS) is no CPU of the guest's
+    possible = [f"possible_cpus={topology.possible_cpus}"] if topology.spare_cpus else []
+    return [*preset, *possible, *topology.append.split()]
 
 
 def escape(path: Path) -> str:

@@ -137,7 +137,7 @@ class VirtmeMachine(Machine):
             server.listen(1)
             process = VirtmeProcess(self.argv, env=env, log=self.directory / "qemu.log")
             try:
-                process.qemu = _hand_over(server, fds, process, START_S * self.recipe.accel.pace)
+                process.qemu = hand_over(server, fds, process, START_S * self.recipe.accel.pace)
             except BaseException:
                 process.kill()
                 raise
@@ -221,7 +221,7 @@ class VirtmeProcess(Process):
         super().kill()
 
 
-def _hand_over(server: socket.socket, fds: Sequence[int], process: Process, limit_s: float) -> int:
+def hand_over(server: socket.socket, fds: Sequence[int], process: Process, limit_s: float) -> int:
     """Give QEMU its descriptors as soon as it starts; return its pid.
 
     Raises:

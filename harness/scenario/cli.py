@@ -12,7 +12,7 @@ import click
 from harness.errors import ScenarioError, UserError
 from harness.kernels.lock_cli import LOCKED
 from harness.kernels.spec import parse_spec
-from harness.machine.topology import MAX_CPUS
+from harness.machine.topology import LAUNCHERS, MAX_CPUS
 from harness.phases import Phases
 from harness.report.junit import write_junit
 from harness.report.ktap import write_ktap
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from harness.kernels.lock import Lock
+    from harness.machine.topology import Launcher
     from harness.scenario.runner import Outcome
     from harness.scenario.schema import Scenario
     from harness.verdict import Verdict
@@ -69,6 +70,11 @@ def _check_append(_: click.Context, __: click.Parameter, text: str) -> str:
     callback=_check_append,
     help="Add to the kernel command line.",
 )
+@click.option(
+    "--launcher",
+    type=click.Choice(LAUNCHERS),
+    help="What boots the guests, instead of the file's: virtme-ng, on this machine's own root.",
+)
 @LOCKED
 @click.option("--no-snapshot", is_flag=True, help="Boot every guest instead of cloning a frozen.")
 @click.option(
@@ -88,6 +94,7 @@ def run(
     kernels: tuple[str, ...],
     cpus: int | None,
     append: str,
+    launcher: Launcher | None,
     lock: Lock | None,
     no_snapshot: bool,
     artifacts: Path | None,
@@ -119,6 +126,8 @@ def run(
         overrides: dict[str, object] = {"cpus": cpus} if cpus else {}
         if kernels:
             overrides["kernel"] = kernels
+        if launcher:
+            overrides["launcher"] = launcher
         scenarios = [append_to(each, append) for _, each in load_all(files, overrides)]
         snapshots = not no_snapshot
         _run_all(scenarios, outcomes, artifacts, lock, snapshots=snapshots, quiet=as_json)

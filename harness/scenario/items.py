@@ -57,6 +57,8 @@ class ScenarioFile(pytest.File):
         """Yield a run for each combination of its matrix and each kernel."""
         try:
             overrides: dict[str, object] = {"kernel": tuple(self.specs)} if self.specs else {}
+            if launcher := self.config.getoption("--launcher"):
+                overrides["launcher"] = launcher
             scenarios = load_scenarios(self.path, overrides)
         except ScenarioError as error:
             raise self.CollectError(str(error)) from None

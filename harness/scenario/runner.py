@@ -208,6 +208,7 @@ def _carry_through(
         ssh=scenario.ssh,
         spare_cpus=scenario.spare_cpus,
         pluggable=scenario.pluggable,
+        launcher=scenario.launcher,
     )
     watch.say(f"booting {found.kernel.release}")
     try:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from harness.forms.model import Line, Model, Spec, contradict
-from harness.machine.topology import MAX_CPUS, MIN_MEMORY_MIB
+from harness.machine.topology import MAX_CPUS, MIN_MEMORY_MIB, Launcher
 from harness.model import gates
 from harness.scenario.conflicts import find_conflicts
 from harness.scenario.parts import (
@@ -88,6 +88,10 @@ class Scenario(Model):
         description="how frames get in: by a NIC over a socket or a tap, made in the guest (live, "
         "since 5.18; before, veth), or by a veth pair in it; auto is a tap where a NIC has several "
         "queues and a socket elsewhere",
+    )
+    launcher: Launcher = Field(
+        default="qemu",
+        description="what boots the guest: the lab itself, or virtme-ng on this machine's own root",
     )
     ssh: bool = Field(
         default=False, description="the guest has an sshd, to log in while the scenario runs"
