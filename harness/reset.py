@@ -123,8 +123,10 @@ def put_back(calls: Syscalls, before: Inventory, now: Inventory) -> None:
                 _try_write(calls, path, text.encode())
     for path in now["pinned object"].keys() - before["pinned object"].keys():
         calls.raw("unlink", f"{path}\0".encode())
-    for place in now["mount"].keys() - before["mount"].keys():
-        calls.raw("umount2", f"{place}\0".encode(), MNT_DETACH)
+    for place, what in now["mount"].items():
+        was = before["mount"].get(place)
+        if was is None or what.endswith(f" over {was}"):
+            calls.raw("umount2", f"{place}\0".encode(), MNT_DETACH)
     _put_back_tracing(calls, before, now)
 
 
