@@ -13,7 +13,7 @@ from harness.guest import interface_name
 from harness.hold import Hold
 from harness.model.gates import LIVE_FRAMES
 from harness.plug import plug_cpu, plug_nic, set_link, unplug_cpu, unplug_nic
-from harness.scenario.conflicts import FLOW_KEYS
+from harness.scenario.conflicts.traffic import FLOW_KEYS
 from harness.scenario.sender import ThreadSender, TurnSender
 from harness.steering import Plan, Steering
 from harness.trace.events import XdpAction

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.scenario.conflicts.found import no_nic
 from harness.traffic.turns import Pace, take_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from harness.scenario.conflicts.found import Found
     from harness.scenario.parts import Step
     from harness.scenario.schema import Scenario
-
-Found = tuple[tuple[str | int, ...], str]
 
 BACK = {"unplug": "plug", "link_down": "link_up", "remove_nic": ""}
 """Steps after which no frame reaches a NIC, and those that undo them."""
@@ -84,9 +84,3 @@ def _back(number: int, scenario: Scenario) -> int:
 
 def _position(step: Step, scenario: Scenario) -> int:
     return scenario.frames if step.at is None else step.at
-
-
-def no_nic(nic: int, scenario: Scenario) -> str:
-    """Return what to say of a NIC that the guest never has."""
-    last = len(scenario.nics) - 1
-    return f"there is no NIC {nic}: the guest has {'NIC 0' if not last else f'NICs 0 to {last}'}"

@@ -9,9 +9,8 @@ from harness.traffic.frames import MAX_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from harness.scenario.conflicts.found import Found
     from harness.scenario.schema import Scenario
-
-Found = tuple[tuple[str | int, ...], str]
 
 
 def check_injector(scenario: Scenario) -> Iterator[Found]:
