@@ -64,12 +64,12 @@ class _Explainer:
 
     def _explain_unknown(self, at: Location) -> Fault:
         known, key = self._keys(at[:-1]), str(at[-1])
-        hint = ""
+        hints = ["unknown key"]
         if home := self._home(key):
-            hint = f"; it belongs {home}"
-        elif nearest := _nearest(key, known):
-            hint = f"; did you mean `{nearest}`?"
-        what = f"unknown key{hint} (known here: {', '.join(known)})"
+            hints.append(f"it belongs {home}")
+        if nearest := _nearest(key, known):
+            hints.append(f"{'or ' if home else ''}did you mean `{nearest}`?")
+        what = f"{'; '.join(hints)} (known here: {', '.join(known)})"
         return self._document.blame(at, what, key=True)
 
     def _explain_value(self, error: ErrorDetails, at: Location) -> Fault:

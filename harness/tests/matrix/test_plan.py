@@ -34,7 +34,7 @@ def test_the_file_that_is_in_use() -> None:
         ("debian:7.3", "debian7", "3:14: kernels[1].kernel: found the text `debian7`; the forms a"),
         ("debian:7.3", "debian:5.10", "3:14: kernels[1].kernel: debian:5.10 is there already"),
         ("cases", "case", "2:27: kernels[0].case: unknown key; did you mean `cases`?"),
-        ("kernel:", "kernels:", "kernels[0].kernels: unknown key; did you mean `kernel`?"),
+        ("kernel:", "kernels:", "; or did you mean `kernel`?"),
         (TWO, "kernels: []", "1:10: kernels: found an empty list; allowed: a list of 1 to 64"),
         (TWO, "- debian:7.3", "1:1: found a list of 1; a matrix is a mapping with the key kernels"),
     ],
