@@ -39,7 +39,10 @@ timeline:
   - {do: wait, seconds: 0.5}
 expect: {delivered: {1: [3, 9]}, dropped: 0, shares: {2: 0.5}, within: 0.1, in_order: true}
 """
-SEEDS = [(CONFIGS / "quickstart.yaml").read_text(), RICH]
+SEEDS = {"rich": RICH} | {
+    name: (CONFIGS / f"{name}.yaml").read_text().replace("captures/", f"{CONFIGS}/captures/")
+    for name in ("quickstart", "live-flood", "plugged", "replay")
+}
 SCRAPS = [
     *("{", "}", "[", "]", ":", ",", "-", "- ", "\n", "\t", "  ", "#", "'", '"', "|", ">", "?", "!"),
     *("&a ", "*a", "<<: ", "---\n", "...\n", "%YAML 1.1\n", "!!int ", "!!set ", "!x ", "~", "null"),
@@ -47,7 +50,7 @@ SCRAPS = [
     *("2024-01-01", "é", "\x00", "\x7f", "\ufeff", "\ud7ff", "😀", "\r", "a: b\n", "cpus: 3\n"),
     *("entries", "traffic", "steer", "expect", "kernel", "{0: 1}", "[[]]", "{}", "[]", "path:"),
 ]
-ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "600"))
+ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "250"))
 VALUES: list[object] = [
     *(None, True, False, 0, -1, 1, 4, 2**31, 2**64, 10**30, 1.5, float("inf"), float("nan"), ""),
     *("x", "debian:6.1", "path:/x", "frame", "generic", "\n", "x" * 200, [], [[]], {}, {0: 1}),
@@ -91,14 +94,14 @@ def _places(data: Any) -> list[tuple[Any, Any]]:
     return [place for step in steps for place in ((data, step), *_places(data[step]))]
 
 
-@pytest.mark.parametrize("seed", SEEDS, ids=["quickstart", "rich"])
+@pytest.mark.parametrize("seed", SEEDS.values(), ids=SEEDS)
 @pytest.mark.parametrize("mutate", [mutate_text, mutate_bytes, mutate_data])
 def test_no_mutation_ends_in_another_error(
     tmp_path: Path, mutate: Callable[[random.Random, str], bytes], seed: str
 ) -> None:
     draw = random.Random(mutate.__name__)
     path = tmp_path / "mine.yaml"
-    (tmp_path / "base.yaml").write_text(SEEDS[0])
+    (tmp_path / "base.yaml").write_text(SEEDS["quickstart"])
     place = re.compile(re.escape(f"{tmp_path}/") + r"[^:]+:\d+:\d+: .")
     accepted = refused = 0
     unplaced: list[str] = []
@@ -117,4 +120,4 @@ def test_no_mutation_ends_in_another_error(
             assert load_scenario(path) == scenario.expand()
     assert not unplaced
     assert refused > ROUNDS / 10
-    assert accepted > ROUNDS / 200
+    assert accepted
