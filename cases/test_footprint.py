@@ -29,14 +29,25 @@ FEW = ROUNDS // 3
 SERIES, LOOKS = 4, 10
 PERCPU, SLABS = "Percpu, 128 bytes of each CPU", "slabs, 128 bytes"
 CHARGED = "kmalloc-cg-"
+SIZES = ("8", "16", "32", "64", "96", "128", "192", "256", "512", "1k", "2k", "4k", "8k")
+GENERAL = tuple(f"{prefix}{size}" for prefix in ("kmalloc-", CHARGED) for size in SIZES)
+"""The caches of general sizes (mm/slab_common.c)."""
 CACHE = re.compile(r"^(kmalloc-\S+) +(\d+)", re.MULTILINE)
+
+
+def shrink(lab: Casework) -> None:
+    """Have the caches give back what is free in each CPU's own slabs, for it counts as used."""
+    for name in GENERAL:
+        try:
+            lab.guest.write(f"/sys/kernel/slab/{name}/shrink", "1")
+        except GuestError as error:
+            if error.errno != errno.ENOENT:  # without CONFIG_MEMCG, or before 5.14
+                raise
 
 
 def slabs(lab: Casework) -> Counter[str]:
     """Return how many objects of each general size are in use (CONFIG_SLUB_DEBUG)."""
-    for name, _ in CACHE.findall(lab.guest.read("/proc/slabinfo")):
-        # those that are free in a CPU's own slabs count as used, so have them given back
-        lab.guest.write(f"/sys/kernel/slab/{name}/shrink", "1")
+    shrink(lab)
     return Counter({name: int(n) for name, n in CACHE.findall(lab.guest.read("/proc/slabinfo"))})
 
 
@@ -45,15 +56,21 @@ def objects(lab: Casework) -> Counter[str]:
 
     Without CONFIG_SLUB_DEBUG the kernel does not tell its objects, but their pages.
     """
-    meminfo = dict(re.findall(r"^(\w+): +(\d+) kB", lab.guest.read("/proc/meminfo"), re.MULTILINE))
     try:
         used = slabs(lab)
     except GuestError as error:
         if error.errno != errno.ENOENT:
             raise
-        used = Counter({SLABS: (int(meminfo["SUnreclaim"]) << 10) // 128})
-    used[PERCPU] = (int(meminfo["Percpu"]) << 10) // len(lab.cpus) // 128
+        used = Counter({SLABS: meminfo_bytes(lab, "SUnreclaim") // 128})
+    used[PERCPU] = meminfo_bytes(lab, "Percpu") // len(lab.cpus) // 128
     return used
+
+
+def meminfo_bytes(lab: Casework, name: str) -> int:
+    """Return a line of /proc/meminfo, in bytes."""
+    found = re.search(rf"^{name}: +(\d+) kB", lab.guest.read("/proc/meminfo"), re.MULTILINE)
+    assert found
+    return int(found[1]) << 10
 
 
 def leak(lab: Casework, once: Callable[[int], object]) -> dict[str, int]:
