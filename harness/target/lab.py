@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FILE_BYTES = 1 << 22
 CPUS = "/sys/devices/system/cpu"
+HANG_UPS = 3
+"""In a row, that are put up with: dropbear now and then refuses a command, or ends."""
 ENOENT = 2
 
 
@@ -90,15 +92,16 @@ class TargetLab:
         """
         kernel, possible, online = self._running
         self._refuse(topology, online)
-        return self._twice(lambda: self._open(kernel, possible, topology))
+        return self._patiently(lambda: self._open(kernel, possible, topology))
 
-    def _twice(self, do: Callable[[], T]) -> T:
-        """Do something that begins with a login; once more if the target hangs up meanwhile."""
-        try:
-            return do()
-        except HungUp as error:
-            self._say(f"{error.message}; once more")
-            return do()
+    def _patiently(self, do: Callable[[], T]) -> T:
+        """Do something that begins with a login; again if the target hangs up meanwhile."""
+        for _ in range(HANG_UPS):
+            try:
+                return do()
+            except HungUp as error:
+                self._say(f"{error.message}; once more")
+        return do()
 
     def _open(self, kernel: RunningKernel, possible: int, topology: Topology) -> TargetGuest:
         session = self._log_in()
@@ -140,7 +143,7 @@ class TargetLab:
     @cached_property
     def _running(self) -> tuple[RunningKernel, int, int]:
         """The kernel, the possible CPUs, and those that are online from CPU 0 on."""
-        return self._twice(self._find_out)
+        return self._patiently(self._find_out)
 
     def _find_out(self) -> tuple[RunningKernel, int, int]:
         session = self._log_in()

@@ -150,8 +150,8 @@ class Session:
                 raise EOFError("no connection")
             channel = transport.open_session(timeout=ANSWER_S)
             channel.exec_command(command)
-        except GONE as error:
-            raise self._failed("does not run commands", error) from error
+        except GONE as error:  # of this channel, or of all
+            raise HungUp(f"{self.login.address} does not run commands: {error}") from error
         return channel
 
     def _arrive(self) -> tuple[str, str]:
