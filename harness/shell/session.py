@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 READ_BYTES = 4096
 """At once; as much as a pty gives (n_tty(4): drivers/tty/n_tty.c, N_TTY_BUF_SIZE)."""
+WRITE_BYTES = 4096
+"""At once."""
 LAST_TASK = 31
 """Of the agent's threads; the lab itself takes the first ones."""
 AT_FDCWD = -100
@@ -157,13 +159,13 @@ class Session:
 
     @property
     def takes_input(self) -> bool:
-        """Whether it has taken what `write` was given last."""
+        """Whether it has taken all that `write` was given."""
         return self._writing is None and not self._at_end
 
     def write(self, data: bytes) -> None:
         """Give it input; none (b"") is the end of it."""
         if data:
-            self._unwritten = data
+            self._unwritten += data
             self._write_on()
         else:
             self._at_end = True
@@ -223,8 +225,9 @@ class Session:
         self._readers.append(reader)
 
     def _write_on(self) -> None:
-        if self._unwritten and not self._at_end:
-            data = self._unwritten
+        """Pass on what it has not been given yet, when the part before has arrived."""
+        if self._unwritten and self._writing is None and not self._at_end:
+            data = self._unwritten[:WRITE_BYTES]
             self._writing = self._writer.start("write", self._input, data, len(data))
 
     def _resize_on(self) -> None:

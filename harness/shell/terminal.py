@@ -46,8 +46,7 @@ def attend(session: Session) -> bool:
     keys = sys.stdin.fileno()
     with _raw(keys), _resizes() as resized:
         while not session.is_over:
-            files = [resized, *([keys] if session.takes_input else [])]
-            ready = session.step(files)
+            ready = session.step([resized, keys])  # a guest may take no input, and LEAVE is heard
             if resized in ready:
                 os.read(resized, READ_BYTES)
                 session.resize(size())

@@ -15,16 +15,17 @@ import pytest
 
 from harness.errors import AgentLost
 from harness.machine.topology import Topology
+from harness.patience import wait_until
 from harness.phases import Phases
-from harness.shell import cli
+from harness.shell import cli, terminal
 from harness.shell.session import Session, find_silence
 from harness.tests.agents import Agent
+from harness.tests.fakes import LATE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-LATE_S = 60
 START = """\
 import os, sys
 from harness.shell import terminal
@@ -130,6 +131,39 @@ def test_a_key_leaves_a_guest_that_does_not_answer(person: pexpect.spawn) -> Non
     check_left(person, agent)
 
 
+def test_the_key_is_heard_while_the_guest_takes_no_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = os.openpty()
+    with Agent() as agent, open(theirs) as keys:
+        session = Session(agent.link(), "/bin/sh", str(tmp_path))
+        session.start_on_terminal((24, 80), "vt100", to=ours)
+        os.kill(agent.process.pid, signal.SIGSTOP)
+        session.write(b"taken by nobody")
+        assert not session.takes_input
+        os.write(ours, b"nor this")
+        os.write(ours, terminal.LEAVE)
+        monkeypatch.setattr(sys, "stdin", keys)
+        assert not terminal.attend(session)
+    os.close(ours)
+
+
+def test_what_is_typed_ahead_arrives_in_order(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    with Agent() as agent:
+        session = Session(agent.link(), "/bin/sh", str(tmp_path))
+        session.start_command(f"cat >{said}")
+        typed = [bytes([65 + part]) * 3000 for part in range(20)]
+        for part in typed:
+            session.write(part)
+        while not session.takes_input:
+            session.step()
+        session.write(b"")
+        attend_to(session)
+        assert session.wait() == 0
+    assert said.read_bytes() == b"".join(typed)
+
+
 def test_a_guest_that_goes_gives_the_terminal_back(person: pexpect.spawn) -> None:
     agent = enter(person)
     os.kill(agent, signal.SIGKILL)
@@ -140,10 +174,7 @@ def test_a_guest_that_goes_gives_the_terminal_back(person: pexpect.spawn) -> Non
 def test_a_terminal_that_goes(person: pexpect.spawn) -> None:
     agent = enter(person)
     person.close(force=True)
-    deadline = time.monotonic() + LATE_S
-    while os.path.exists(f"/proc/{agent}"):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert wait_until(lambda: not os.path.exists(f"/proc/{agent}"), LATE_S)
 
 
 def run(tmp_path: Path, command: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
