@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from harness.agent.live import LiveRun, run_live
 from harness.traffic.frames import TAG
+from harness.traffic.wire import wait_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,8 +66,7 @@ class LiveInjector:
         """
         start, sent = time.monotonic(), 0
         while sent < len(frames):
-            if rate is not None:
-                time.sleep(max(0, start + sent / rate - time.monotonic()))
+            wait_turn(start, sent, rate)
             count = _alike(frames, sent) if rate is None else 1
             first = TAG.unpack_from(frames[sent], TAG_AT)[2]
             run = LiveRun(self.program, frames[sent], first, count, self.ifindex)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from harness.agent.live import FIRST_TASK
 from harness.agent.syscalls import Syscalls
 from harness.errors import GuestError, TrafficError
-from harness.traffic.wire import stalled
+from harness.traffic.wire import stalled, wait_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,8 +62,7 @@ class VethInjector:
         self._calls.must("sched_setaffinity", 0, len(mask), mask, why=f"CPU {self.cpu}")
         before, start, sent = self._taken(), time.monotonic(), 0
         while sent < len(frames):
-            if rate is not None:
-                time.sleep(max(0, start + sent / rate - time.monotonic()))
+            wait_turn(start, sent, rate)
             sent += self._put(frames[sent : sent + (WINDOW if rate is None else 1)], sent)
             self._wait(before, sent, len(frames))
             if progress is not None:

@@ -49,12 +49,21 @@ def paced(
     start = time.monotonic()
     for sent, frame in enumerate(frames, 1):
         yield frame
-        if rate is not None:
-            ahead = start + sent / rate - time.monotonic()
-            if ahead > 0:
-                time.sleep(ahead)
+        wait_turn(start, sent, rate)
         if progress is not None and sent % BURST == 0:
             progress(sent)
+
+
+def wait_turn(start: float, sent: int, rate: float | None) -> None:
+    """Wait until the frame after those sent is due.
+
+    Args:
+        start: when the first one was, by the monotonic clock.
+        sent: how many have gone.
+        rate: frames per second; None: it is due.
+    """
+    if rate is not None:
+        time.sleep(max(0.0, start + sent / rate - time.monotonic()))
 
 
 def receive(sock: socket.socket, frames: int, deadline_s: float) -> list[bytes]:
