@@ -15,6 +15,7 @@ from harness.model.control import Entry
 from harness.model.datapath import Queue
 from harness.model.facts import Facts
 from harness.model.gates import LIVE_FRAMES
+from harness.patience import wait_until
 from harness.steering import Plan, Steering
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ R = TypeVar("R")
 
 GONE_S = 30.0
 LAST_WORDS_S = 5.0
-POLL_S = 0.01
 DEFAULT_QSIZE = 192
 MAX_BATCH = 256
 """TEST_XDP_MAX_BATCH of net/bpf/test_run.c."""
@@ -175,12 +175,8 @@ class Casework:
         """Wait until a condition is met, or the case's patience is over: assert it afterwards."""
         machine = self.guest.machine
         limit = GONE_S * machine.pace
-        deadline = time.monotonic() + limit
-        while not met():
-            if time.monotonic() >= deadline:
-                machine.examine(f"what the case waited for did not come within {limit:.0f} s")
-                return
-            time.sleep(POLL_S)
+        if not wait_until(met, limit):
+            machine.examine(f"what the case waited for did not come within {limit:.0f} s")
 
     def kthreads(self) -> list[str]:
         """Return the names of the cpumap kthreads that there are (15 characters before 5.17)."""

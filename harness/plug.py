@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import time
 from typing import TYPE_CHECKING
 
 from harness.errors import GuestError, UserError
 from harness.guest import bring_up_nic, interface_name
 from harness.machine import plug
 from harness.machine.command import nic_id
+from harness.patience import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 ABSENT = {errno.ENOENT, errno.ENODEV}
 WAIT_S = 60.0
-POLL_S = 0.005
 
 
 def unplug_cpu(guest: Guest, cpu: int) -> None:
@@ -104,8 +103,5 @@ def _answers(guest: Guest, path: str) -> bool:
 
 def _wait(guest: Guest, met: Callable[[], bool], told: str) -> None:
     limit = WAIT_S * guest.own.recipe.accel.pace
-    deadline = time.monotonic() + limit
-    while not met():
-        if time.monotonic() >= deadline:
-            raise guest.stalled(f"{told} within {limit:.0f} s")
-        time.sleep(POLL_S)
+    if not wait_until(met, limit):
+        raise guest.stalled(f"{told} within {limit:.0f} s")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import struct
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from harness.agent.syscalls import Syscalls
 from harness.errors import AgentLost, QemuFailed, UserError
 from harness.machine.command import SSH_GUEST
+from harness.patience import wait_until
 from harness.toolbox import (
     BUSYBOX,
     SFTP,
@@ -164,12 +164,14 @@ def _public(key: Ed25519PrivateKey) -> bytes:
 
 def _wait(door: Door, machine: Machine) -> None:
     """Wait until the sshd listens, and see that it lets us in."""
-    deadline = time.monotonic() + READY_S * machine.recipe.accel.pace
-    while LISTENS not in machine.link.call("read", "/proc/net/tcp", 1 << 16):
-        if time.monotonic() > deadline:
-            log: bytes = machine.link.call("read", LOG, 4096)
-            raise AgentLost(f"the guest's sshd does not listen; it says {log.decode()!r}")
-        time.sleep(POLL_S)
+    limit = READY_S * machine.recipe.accel.pace
+
+    def listens() -> bool:
+        return LISTENS in machine.link.call("read", "/proc/net/tcp", 1 << 16)
+
+    if not wait_until(listens, limit, poll_s=POLL_S):
+        log: bytes = machine.link.call("read", LOG, 4096)
+        raise AgentLost(f"the guest's sshd does not listen; it says {log.decode()!r}")
     try:
         door.connect().close()
     except (paramiko.SSHException, OSError, EOFError) as error:

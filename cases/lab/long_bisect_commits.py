@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from lab_tools import UNMERGED
 
 from harness import deb
 from harness.apt import Archive
@@ -35,17 +36,6 @@ timeline:
   - {at: 0, do: hold, cpu: 2}
   - {after: offered, do: release, cpu: 2}
 expect: {delivered: 24, dropped: 40}
-"""
-UNMERGED = """\
-name: unmerged
-cpus: 4
-socket: false
-entries: [{cpu: 2, qsize: 192}]
-traffic: [{frames: 20, protocol: tcp, size: 200}]
-timeline:
-  - {at: 0, do: hold, cpu: 2}
-  - {after: offered, do: release, cpu: 2}
-expect: {delivered: {2: 20}, skbs: 20}
 """
 MERGES, PASSES = "gro_receive_skb(&rcpu->gro, skbs[i]);", "netif_receive_skb(skbs[i]);"
 MERGING = "cpumap: have segments merged"

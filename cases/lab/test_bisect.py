@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
+from lab_tools import UNMERGED
 
 from harness import cli
 from harness.kernels import resolve
@@ -15,17 +16,6 @@ if TYPE_CHECKING:
 
 ENDS = ("debian:6.12", "debian:6.16")
 WRONG_ENDS = ("debian:6.16", "debian:6.17")
-SCENARIO = """\
-name: unmerged
-cpus: 4
-socket: false
-entries: [{cpu: 2, qsize: 192}]
-traffic: [{frames: 20, protocol: tcp, size: 200}]
-timeline:
-  - {at: 0, do: hold, cpu: 2}
-  - {after: offered, do: release, cpu: 2}
-expect: {delivered: {2: 20}, skbs: 20}
-"""
 
 
 @pytest.fixture
@@ -33,7 +23,7 @@ def scenario(tmp_path: Path) -> str:
     for spec in {*ENDS, *WRONG_ENDS}:
         resolve(spec)
     path = tmp_path / "unmerged.yaml"
-    path.write_text(SCENARIO)
+    path.write_text(UNMERGED)
     return str(path)
 
 

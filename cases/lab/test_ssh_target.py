@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from harness.errors import AgentLost, TargetFailed, UserError
 from harness.inventory import Inventory, take_inventory, unwatch_pools, watch_pools
 from harness.machine.topology import Topology
 from harness.paths import REPO
+from harness.patience import wait_until
 from harness.target.lab import TargetLab
 from harness.target.session import Session
 from harness.toolbox import make_directories, put
@@ -61,10 +61,8 @@ def left(machine: Guest) -> Iterator[Callable[[], list[str]]]:
 
 def see_nothing(left: Callable[[], list[str]]) -> None:
     """Wait until nothing is left: what a broken connection leaves takes its time to go."""
-    deadline = time.monotonic() + LATE_S
-    while (there := left()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert there == []
+    wait_until(lambda: not left(), LATE_S)
+    assert left() == []
 
 
 @pytest.fixture

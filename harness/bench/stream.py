@@ -18,6 +18,7 @@ from harness.bench.rates import PRODUCER
 from harness.errors import TrafficError
 from harness.guest import Guest
 from harness.machine.snapshot import clone
+from harness.patience import wait_until
 from harness.steering import Plan, Steering
 
 if TYPE_CHECKING:
@@ -110,12 +111,10 @@ def _busy_s(machine: Machine) -> float:
 def _wait_all(steering: Steering, frames: int) -> None:
     """Wait until so many frames in all are at the stack."""
     limit = STALL_S * steering.guest.own.recipe.accel.pace
-    deadline = time.monotonic() + limit
-    while (arrived := steering.counted()[1]) < frames:
-        if time.monotonic() >= deadline:
-            told = f"{arrived} of {frames} live frames came to the stack within {limit:.0f} s"
-            raise steering.guest.stalled(told)
-        time.sleep(POLL_S)
+    if not wait_until(lambda: steering.counted()[1] >= frames, limit, poll_s=POLL_S):
+        arrived = steering.counted()[1]
+        told = f"{arrived} of {frames} live frames came to the stack within {limit:.0f} s"
+        raise steering.guest.stalled(told)
 
 
 def _prove(steering: Steering, frames: int) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from harness.errors import QemuSilent, UserError
 from harness.machine.command import CPU_PLUGS, cpu_device, cpu_id, netdev_id, nic_device, nic_id
+from harness.patience import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,6 @@ PLUGGED = "/machine/peripheral"
 LET_GO_S = 60.0
 EJECTING = 0x84
 """What a guest says while it ejects a device (_OST, ACPI 6.5, 6.3.5)."""
-POLL_S = 0.005
 
 
 def remove_cpu(machine: Machine, cpu: int) -> None:
@@ -89,11 +88,8 @@ def _ejects(machine: Machine, cpu: int) -> bool:
 def _remove(machine: Machine, device: str, held: Callable[[], bool]) -> None:
     machine.qmp("device_del", id=device)
     limit = LET_GO_S * machine.recipe.accel.pace
-    deadline = time.monotonic() + limit
-    while held():
-        if time.monotonic() >= deadline:
-            error = QemuSilent(f"the guest did not let go of {device} within {limit:.0f} s")
-            error.hang = machine.examine(error.message)
-            raise error
-        time.sleep(POLL_S)
+    if not wait_until(lambda: not held(), limit):
+        error = QemuSilent(f"the guest did not let go of {device} within {limit:.0f} s")
+        error.hang = machine.examine(error.message)
+        raise error
     machine.absent.add(device)

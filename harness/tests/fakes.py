@@ -10,7 +10,6 @@ import lzma
 import os
 import struct
 import tarfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -18,11 +17,15 @@ from typing import TYPE_CHECKING, Self
 import libarchive
 
 import harness.apt.mirrors
+from harness.patience import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import pytest
+
+LATE_S = 60.0
+"""So late that only a bug reaches it."""
 
 
 def make_elf(sections: Mapping[str, bytes] | None = None, notes: bytes = b"") -> bytes:
@@ -311,15 +314,14 @@ class FakeApt:
         return (self.root / "log").read_text().splitlines()
 
 
-def ends(pid: int, patience_s: float = 20.0) -> bool:
-    """Whether a process ends: one that was killed is still seen for a moment."""
+def ends(pid: int) -> bool:
+    """Whether a process ends, collected by its parent or not: a killed one is seen for a moment."""
     stat = Path(f"/proc/{pid}/stat")
-    deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
+
+    def gone() -> bool:
         try:
-            if stat.read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
+            return stat.read_text().rpartition(")")[2].split()[0] == "Z"
         except (FileNotFoundError, ProcessLookupError):
             return True
-        time.sleep(0.01)
-    return False
+
+    return wait_until(gone, LATE_S)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from harness.bisect.packages import Candidate, Prefetch, bring, find_candidates,
 from harness.errors import FetchFailed, KernelNotFound, UserError
 from harness.kernels.debian import Build, builds_of
 from harness.kernels.shelf import Cached
+from harness.patience import wait_until
+from harness.tests.fakes import LATE_S
 
 DROPPED = "the archive has dropped its modules"
 
@@ -218,9 +219,7 @@ def test_the_right_guess_is_waited_for(fetches: Path) -> None:
 def test_the_wrong_guess_is_ended(fetches: Path) -> None:
     prefetch = Prefetch()
     prefetch.start(candidate("debian:6.1"))
-    deadline = time.monotonic() + 60
-    while not fetches.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    assert wait_until(fetches.exists, LATE_S)
     prefetch.wait(candidate("debian:6.12"))
     assert fetches.read_text() == "debian:6.1\n"
 

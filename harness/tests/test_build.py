@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,7 +22,8 @@ from harness.kernels.kconfig import (
     own_fragments,
     read_fragment,
 )
-from harness.tests.fakes import ends
+from harness.patience import wait_until
+from harness.tests.fakes import LATE_S, ends
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,9 +156,7 @@ def test_an_interrupted_build_leaves_nothing_running(tmp_path: Path) -> None:
     )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as lab:
         pid = tmp_path / "pid"
-        deadline = time.monotonic() + 60
-        while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        assert wait_until(lambda: pid.exists() and pid.read_text(), LATE_S)
         lab.send_signal(signal.SIGINT)
         assert b"KeyboardInterrupt" in lab.communicate()[1]
     assert ends(int(pid.read_text()))

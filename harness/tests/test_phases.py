@@ -2,23 +2,15 @@ from __future__ import annotations
 
 import io
 import time
-from typing import TYPE_CHECKING
 
+from harness.patience import wait_until
 from harness.phases import WIPE, Phases
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from harness.tests.fakes import LATE_S
 
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-def wait_until(met: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not met() and time.monotonic() < deadline:
-        time.sleep(0.005)
 
 
 def test_what_is_soon_over_is_not_told() -> None:
@@ -34,10 +26,10 @@ def test_a_file_gets_one_line_per_phase() -> None:
     stream = io.StringIO()
     with Phases(stream, patience_s=0.01) as phases:
         phases.begin("booting")
-        wait_until(lambda: "booting" in stream.getvalue())
+        assert wait_until(lambda: "booting" in stream.getvalue(), LATE_S)
         for done in range(3):
             phases.fetch("a kernel", done, 2)
-            wait_until(lambda: "kernel" in stream.getvalue())
+            assert wait_until(lambda: "kernel" in stream.getvalue(), LATE_S)
         time.sleep(0.05)
     assert stream.getvalue() == "booting\nfetching a kernel\n"
 
@@ -47,7 +39,7 @@ def test_a_terminal_gets_one_line_that_is_wiped() -> None:
     with Phases(stream, patience_s=0.01) as phases:
         phases.begin("sending")
         phases.advance(1, 4)
-        wait_until(lambda: "sending" in stream.getvalue())
+        assert wait_until(lambda: "sending" in stream.getvalue(), LATE_S)
         phases.end()
         length = len(stream.getvalue())
         time.sleep(0.05)

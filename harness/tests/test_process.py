@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +11,12 @@ import pytest
 
 from harness.errors import QemuFailed, ToolMissing
 from harness.machine.process import Process, leashed
+from harness.patience import wait_until
+from harness.tests.fakes import LATE_S, ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LATE_S = 30.0
 """So late that only a bug reaches it."""
 
 HARNESS = """\
@@ -45,21 +45,6 @@ signal.signal(signal.SIGINT, lambda *_: (where / "heard").touch())
 while True:
     signal.pause()
 """
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LATE_S
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def gone(pid: int) -> bool:
-    """Tell whether a process has ended, collected by its parent or not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 @pytest.fixture
@@ -97,13 +82,13 @@ def test_a_program_that_runs(start: Callable[..., Process]) -> None:
     assert process.failure() == "QEMU still runs"
     process.kill()
     assert not process.alive()
-    assert gone(process.pid)
+    assert ends(process.pid)
     assert process.failure() == "QEMU ended with signal SIGKILL: it printed nothing"
 
 
 def test_the_pid_is_the_programs_own(start: Callable[..., Process]) -> None:
     process = start("sh", "-c", "echo $$; exec sleep 1000")
-    wait_until(lambda: process.output() != "")
+    assert wait_until(process.output, LATE_S)
     assert process.output() == str(process.pid)
 
 
@@ -196,10 +181,10 @@ def test_it_dies_with_a_killed_harness(
     harness: Callable[..., tuple[subprocess.Popen[str], int]],
 ) -> None:
     other, pid = harness("sleep", "1000")
-    wait_until(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
+    assert wait_until(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n", LATE_S)
     other.kill()
     other.wait()
-    wait_until(lambda: gone(pid))
+    assert ends(pid)
 
 
 @pytest.mark.parametrize("lives", [True, False])
@@ -214,9 +199,9 @@ def test_a_ctrl_c_is_for_the_harness(
 ) -> None:
     """QEMU would take the SIGINT of its process group for an order to leave at once."""
     other, pid = harness(sys.executable, "-c", LISTENER, str(tmp_path))
-    wait_until((tmp_path / "ready").exists)
+    assert wait_until((tmp_path / "ready").exists, LATE_S)
     os.killpg(other.pid, signal.SIGINT)
     assert other.wait(LATE_S) == 0
     assert (tmp_path / "interrupted").exists()
-    assert gone(pid)
+    assert ends(pid)
     assert not (tmp_path / "heard").exists()

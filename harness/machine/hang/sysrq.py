@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from harness.patience import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,9 +165,4 @@ def ask_by_serial(ask: Ask, console: Console, keys: str, fifo: Path) -> str:
 
 
 def _wait(console: Console, start: int, mark: str, limit_s: float, times: int = 1) -> bool:
-    deadline = time.monotonic() + limit_s
-    while console.text()[start:].count(mark) < times:
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(POLL_S)
-    return True
+    return wait_until(lambda: console.text()[start:].count(mark) >= times, limit_s, poll_s=POLL_S)

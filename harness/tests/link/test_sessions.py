@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from harness.agent.link import Link
 from harness.agent.syscalls import NR, Syscalls
 from harness.errors import AgentLost
 from harness.machine.hang.findings import Hang, Kind
+from harness.patience import wait_until
 from harness.tests.agents import DEADLINE_S, Agent, wait_readable
 
 AT_FDCWD = -100
@@ -86,13 +86,13 @@ def test_an_agent_that_is_given_up_is_examined(agent: Agent) -> None:
 
 def wait_until_opening(agent: Agent) -> None:
     """Wait until a thread of the agent is inside openat(2), for a FIFO without a writer."""
-    deadline = time.monotonic() + DEADLINE_S
     tasks = Path(f"/proc/{agent.process.pid}/task")
-    while not any(
-        (t / "syscall").read_text().startswith(f"{NR['openat']} ") for t in tasks.iterdir()
-    ):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+
+    def opening() -> bool:
+        calls = [(task / "syscall").read_text() for task in tasks.iterdir()]
+        return any(call.startswith(f"{NR['openat']} ") for call in calls)
+
+    assert wait_until(opening, DEADLINE_S)
 
 
 def test_a_silent_agent_is_lost(agent: Agent, link: Link) -> None:

@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.patience import wait_until
 from harness.tests.fake_cases import CONFTEST
+from harness.tests.fakes import LATE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,10 +109,7 @@ def test_b(lab):
 def test_c(lab): pass
 """
     process = under_pytest(text, "-n", workers, "--json", str(out))
-    deadline = time.monotonic() + 60
-    while not (mark.exists() and told_a.exists()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert wait_until(lambda: mark.exists() and told_a.exists(), LATE_S)
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, output + errors
