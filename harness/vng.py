@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from harness.errors import ToolMissing
 
 if TYPE_CHECKING:
-    from harness.kernels import KernelImage
+    from harness.kernels.image import KernelImage
 
 NEEDED = {"depmod": "kmod", "modprobe": "kmod", "busybox": "busybox-static", "file": "file"}
 """Programs that it calls for a kernel with modules, and their packages."""

@@ -1,22 +1,18 @@
-"""The command: options, progress and output."""
+"""The command: its options, and what is measured in which order."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 
 from harness.bench.boots import template
-from harness.bench.measure import cores, measure_boots, measure_traffic
+from harness.bench.measure import measure_boots, measure_traffic
 from harness.bench.rates_cli import rates
 from harness.bench.report import Findings
+from harness.bench.setting import setting_of, show
 from harness.bench.stress import many_boots, many_clones
 from harness.bench.virtme import STANDARD
 from harness.errors import LabError
@@ -24,12 +20,6 @@ from harness.lab import Lab
 from harness.machine.topology import Topology
 from harness.phases import Phases
 from harness.vng import find_vng
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from harness.bench.rates_report import RateFindings
-    from harness.machine.machine import Recipe
 
 KERNEL = "debian:7.3"
 RUNS = 5
@@ -105,41 +95,3 @@ bench.add_command(rates)
 
 def _is_given(context: click.Context, name: str) -> bool:
     return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-
-
-def setting_of(recipes: Sequence[Recipe]) -> dict[str, Any]:
-    """Return what the figures hold for: kernels, guest, QEMU, accelerator and host."""
-    recipe = recipes[0]
-    return {
-        "kernels": [
-            {"spec": r.kernel.spec, "release": r.kernel.release, "version": r.kernel.version}
-            for r in recipes
-        ],
-        "cpus": recipe.topology.cpus,
-        "memory_mib": recipe.topology.memory_mib,
-        "qemu": recipe.qemu.version_string,
-        "accel": recipe.accel.argument,
-        "why": recipe.accel.why,
-        "host_cores": cores(),
-        "host_load": round(os.getloadavg()[0], 2),
-    }
-
-
-def show(findings: Findings | RateFindings) -> None:
-    """Print the findings for people: tables on a terminal, plain columns otherwise."""
-    terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else 200, highlight=False)
-    setting = findings.setting
-    kernels = ", ".join(kernel["release"] for kernel in setting["kernels"])
-    head = (
-        f"{kernels}; {setting['cpus']} CPUs, {setting['memory_mib']} MiB",
-        f"{setting['qemu']}, {setting['accel']}: {setting['why']}",
-        f"{setting['host_cores']} host cores, load {setting['host_load']} at the start",
-    )
-    for part in (*head, *findings.tables()):
-        if isinstance(part, Table):
-            part.box = SIMPLE if terminal else None
-            part.title_justify = "left"
-            console.print(part)
-        else:
-            console.print(part, soft_wrap=True, markup=False)

@@ -15,6 +15,7 @@ from harness.bench.picture import draw
 from harness.bench.rates import INJECTORS, MAX_FRAMES, MODES, Setting, measure
 from harness.bench.rates_report import RateFindings, Row
 from harness.bench.series import BROKEN, first_line
+from harness.bench.setting import setting_of, show
 from harness.bench.stream import COUNTS, resident_kib, stream
 from harness.errors import LabError, ToolMissing, TrafficError, UserError
 from harness.lab import Lab
@@ -98,8 +99,6 @@ def rates(
     too long to be traced, and counted by the guest's programs instead. The targets beside the
     figures are told, and no reason to fail. The exit status is 125 when a run failed.
     """
-    from harness.bench.cli import setting_of, show  # noqa: PLC0415 (it imports this)
-
     if svg and not svg.absolute().parent.is_dir():
         raise UserError(f"--svg {svg}: there is no directory {svg.absolute().parent}")
     grid = product(injectors or INJECTORS, kernels or (KERNEL,), cpus or (CPUS,), qsizes or QSIZES)

@@ -100,7 +100,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     room = harness.bench.rates_cli
     monkeypatch.setattr(room, "Lab", FakeLab)
-    monkeypatch.setattr(harness.bench.cli, "setting_of", lambda _: {"kernels": []})
+    monkeypatch.setattr(harness.bench.rates_cli, "setting_of", lambda _: {"kernels": []})
     monkeypatch.setattr(room, "template", lambda _: SNAPSHOT)
     monkeypatch.setattr(room, "measure", measure)
     monkeypatch.setattr(room, "stream", stream)
