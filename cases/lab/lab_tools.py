@@ -12,7 +12,7 @@ from harness import patience
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LATE_S = 60.0
+LATE_S = 120.0
 """So late that only a bug reaches it."""
 UNMERGED = """\
 name: unmerged

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Self
 
 from harness.agent.link import HEADER, MAGIC, Link, take_frame
 from harness.paths import built
+from harness.tests.fakes import LATE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-DEADLINE_S = 30.0
-"""So late that only a bug reaches it."""
 
 
 class Agent:
@@ -46,7 +44,7 @@ class Agent:
         self.process.kill()
         self.process.wait()
 
-    def link(self, *, deadline_s: float = DEADLINE_S) -> Link:
+    def link(self, *, deadline_s: float = LATE_S) -> Link:
         """Return a link to it, which can be closed without ending the stream."""
         return Link(self.sock.dup(), deadline_s=deadline_s)
 
@@ -111,4 +109,4 @@ def frame(body: bytes) -> bytes:
 
 
 def wait_readable(sock: socket.socket) -> None:
-    assert select.select([sock], [], [], DEADLINE_S)[0]
+    assert select.select([sock], [], [], LATE_S)[0]

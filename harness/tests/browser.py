@@ -16,11 +16,12 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Any, Self
 
+from harness.tests.fakes import LATE_S
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 BROWSERS = ("chromium-headless-shell", "chromium")
-DEADLINE_S = 60.0
 
 
 class Browser:
@@ -105,14 +106,14 @@ class Browser:
 
     def wait(self, expression: str) -> None:
         """Wait until an expression is true."""
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + LATE_S
         while not self.ask(expression):
             assert time.monotonic() < deadline, f"never true: {expression}"
 
     def settle(self) -> None:
         """Wait until what was asked to be drawn is drawn, on another page if a click led there."""
         frame = "new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + LATE_S
         while True:
             try:
                 self.call("Runtime.evaluate", expression=frame, awaitPromise=True)
@@ -181,7 +182,7 @@ class Browser:
                 self._input = rest
                 message: dict[str, Any] = json.loads(line)
                 return message
-            ready, _, _ = select.select([self._in], [], [], DEADLINE_S)
+            ready, _, _ = select.select([self._in], [], [], LATE_S)
             data = os.read(self._in, 1 << 20) if ready else b""
             if not data:
                 raise RuntimeError("the browser has gone, or does not answer")

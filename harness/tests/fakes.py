@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     import pytest
 
-LATE_S = 60.0
-"""So late that only a bug reaches it."""
+LATE_S = 300.0
+"""So late that only a bug reaches it: a busy machine has been seen to take 60."""
 
 
 def make_elf(sections: Mapping[str, bytes] | None = None, notes: bytes = b"") -> bytes:

@@ -23,6 +23,7 @@ from harness.report.record import CpuRecord, KernelRecord, QemuRecord, RunRecord
 from harness.scenario import runner
 from harness.scenario.cli import summarize, worst_status
 from harness.scenario.runner import Outcome
+from harness.tests.fakes import LATE_S
 from harness.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ def test_the_list_of_commands_says_what_they_say(name: str) -> None:
 
 def lab_command(*args: str, **how: Any) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-c", "from harness.cli import main; main()", *args]
-    return subprocess.run(argv, text=True, cwd=REPO, check=False, timeout=60, **how)
+    return subprocess.run(argv, text=True, cwd=REPO, check=False, timeout=LATE_S, **how)
 
 
 def test_help_imports_next_to_nothing() -> None:

@@ -7,12 +7,12 @@ import pexpect
 import pytest
 
 from harness.machine.console import Console
+from harness.tests.fakes import LATE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-LATE_S = 30.0
 """So late that only a bug reaches it."""
 
 

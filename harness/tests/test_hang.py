@@ -16,9 +16,9 @@ from harness.machine.hang.symbols import Symbols
 from harness.machine.hang.sysrq import Task, parse_cpus, parse_stack, parse_tasks
 from harness.machine.hang.tell import tell_hang as tell
 from harness.machine.hang.vcpus import Registers, parse_registers
+from harness.tests.fakes import LATE_S
 from harness.verdict import Verdict
 
-LATE_S = 30.0
 """So late that only a bug reaches it."""
 WELL = Share(1.0, 1.0, 0.2, 2)
 REGISTERS = """\

@@ -15,6 +15,7 @@ from harness.errors import ToolMissing, TrafficError
 from harness.machine.nic import hang_up, open_wire
 from harness.machine.tap import make_tap
 from harness.machine.topology import Nic
+from harness.tests.fakes import LATE_S
 from harness.traffic.frames import Flow, build_frames
 from harness.traffic.injectors import make_injector
 from harness.traffic.wire import BURST, Injector, paced
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-LATE_S = 30.0
 """So late that only a bug reaches it."""
 MAC = "52:54:00:63:70:00"
 WIRES = {"socket": Nic("-"), "tap": Nic("-", taps=1), "tap of four queues": Nic("-", taps=4)}

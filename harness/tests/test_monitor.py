@@ -9,11 +9,11 @@ import pytest
 
 from harness.errors import QemuFailed, QemuSilent
 from harness.machine.monitor import Monitor
+from harness.tests.fakes import LATE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LATE_S = 30.0
 """So late that only a bug reaches it."""
 SOON_S = 0.1
 GREETING = {"QMP": {"version": {"qemu": {"major": 10}, "package": ""}, "capabilities": []}}

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.scenario.sender import ThreadSender, TurnSender
+from harness.tests.fakes import LATE_S
 from harness.traffic.frames import Flow, Frames, Reel
 from harness.traffic.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LATE_S = 30.0
 MAC = "52:54:00:63:70:00"
 EVERY = pytest.mark.parametrize("kind", [ThreadSender, TurnSender])
 

@@ -13,12 +13,12 @@ from harness.agent.syscalls import Syscalls
 from harness.agent.veth import IFF_UP, IFLA_IFNAME, PacketSocket, make_veth, peer_name, set_aside
 from harness.errors import GuestError, TrafficError
 from harness.tests.agents import Agent
+from harness.tests.fakes import LATE_S
 from harness.traffic.veth import WINDOW, VethInjector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LATE_S = 30.0
 MAC = "52:54:00:63:70:00"
 NAME = "eth0"
 

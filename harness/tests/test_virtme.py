@@ -16,7 +16,7 @@ from harness.errors import KernelNotFound, QemuFailed, ToolMissing
 from harness.kernels import KernelImage
 from harness.machine import handover
 from harness.machine.virtme import VirtmeProcess, choose_export, hand_over
-from harness.tests.fakes import ends
+from harness.tests.fakes import LATE_S, ends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from harness.machine.process import Process
 
-LIMIT_S = 20.0
 FIRST = 600
 SLEEP = "import time; time.sleep(60)"
 NINE = "CONFIG_9P_FS={0}\nCONFIG_NET_9P_VIRTIO={0}\n"
@@ -115,7 +114,7 @@ def start(tmp_path: Path, parent: int, qemu: str, *args: str) -> VirtmeProcess:
 def give(server: socket.socket, process: Process) -> tuple[int, socket.socket]:
     ours, theirs = socket.socketpair()
     with theirs:
-        return hand_over(server, [theirs.fileno()], process, LIMIT_S), ours
+        return hand_over(server, [theirs.fileno()], process, LATE_S), ours
 
 
 def test_qemu_has_its_descriptors_and_its_console(
@@ -128,7 +127,7 @@ def test_qemu_has_its_descriptors_and_its_console(
     try:
         process.qemu, ours = give(server, process)
         with ours, ours.makefile() as said:
-            ours.settimeout(LIMIT_S)
+            ours.settimeout(LATE_S)
             heard = said.readline().split()
         assert heard == [str(process.pid), "1", "-chardev", "file,id=console,path=ours", *given[2:]]
     finally:
@@ -154,7 +153,7 @@ def test_it_is_asked_for_its_version_by_nobody_in_particular(tmp_path: Path) -> 
     process = start(
         tmp_path, os.getpid(), 'import sys; print("version", *sys.argv[1:])', "--version"
     )
-    assert process.wait(LIMIT_S) == 0
+    assert process.wait(LATE_S) == 0
     assert process.output() == "version --version"
 
 
@@ -162,7 +161,7 @@ def test_a_virtme_ng_that_starts_nothing_is_heard(tmp_path: Path, server: socket
     argv = ["/bin/sh", "-c", "echo virtme-run: no; exit 1"]
     process = VirtmeProcess(argv, env={}, log=tmp_path / "log")
     with pytest.raises(QemuFailed, match="did not start QEMU, it ended: virtme-run: no") as caught:
-        hand_over(server, [], process, LIMIT_S)
+        hand_over(server, [], process, LATE_S)
     assert "see what it says: " in caught.value.remedy
 
 

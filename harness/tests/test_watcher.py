@@ -9,8 +9,8 @@ import socket
 import pytest
 
 from harness.machine.watcher import ENDED, ENDS, Watcher, hear_end
+from harness.tests.fakes import LATE_S
 
-LATE_S = 30.0
 """So late that only a bug reaches it."""
 
 

@@ -14,7 +14,8 @@ from harness.agent.syscalls import NR, Syscalls
 from harness.errors import AgentLost
 from harness.machine.hang.findings import Hang, Kind
 from harness.patience import wait_until
-from harness.tests.agents import DEADLINE_S, Agent, wait_readable
+from harness.tests.agents import Agent, wait_readable
+from harness.tests.fakes import LATE_S
 
 AT_FDCWD = -100
 MEGABYTES = 5 << 20
@@ -79,7 +80,7 @@ def test_an_agent_that_is_given_up_is_examined(agent: Agent) -> None:
         link.call("read", "/proc/self/comm", 100)
     assert asked == [caught.value.message]
     os.kill(agent.process.pid, signal.SIGCONT)
-    with link.within(DEADLINE_S):
+    with link.within(LATE_S):
         assert link.call("read", "/proc/self/comm", 100, task=1) == b"agent\n"
     link.close()
 
@@ -92,7 +93,7 @@ def wait_until_opening(agent: Agent) -> None:
         calls = [(task / "syscall").read_text() for task in tasks.iterdir()]
         return any(call.startswith(f"{NR['openat']} ") for call in calls)
 
-    assert wait_until(opening, DEADLINE_S)
+    assert wait_until(opening, LATE_S)
 
 
 def test_a_silent_agent_is_lost(agent: Agent, link: Link) -> None:
@@ -131,7 +132,7 @@ def test_an_agent_that_dies_while_it_is_waited_for_is_lost(
 def test_a_link_that_is_hung_up_in_another_thread_says_why(agent: Agent, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     path = f"{tmp_path}/fifo\0".encode()
-    link = Link(agent.sock.dup(), deadline_s=DEADLINE_S, gone=lambda: "the guest is no more")
+    link = Link(agent.sock.dup(), deadline_s=LATE_S, gone=lambda: "the guest is no more")
     waiting = Syscalls(link, task=1).start("openat", AT_FDCWD, path, os.O_RDONLY)
     wait_until_opening(agent)
     other = threading.Timer(0.05, link.hang_up)
@@ -154,4 +155,4 @@ def test_the_agent_ends_with_its_stream(agent: Agent, answering: bool) -> None:
         wait_readable(agent.sock)
     link.close()
     agent.sock.close()
-    assert agent.process.wait(DEADLINE_S) == 0
+    assert agent.process.wait(LATE_S) == 0

@@ -13,7 +13,8 @@ import pytest
 from harness.agent.link import BODY_MAX, HEADER, MAGIC, Link, take_frame
 from harness.agent.syscalls import Syscalls
 from harness.errors import GuestError
-from harness.tests.agents import DEADLINE_S, Agent, Middle, frame
+from harness.tests.agents import Agent, Middle, frame
+from harness.tests.fakes import LATE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +38,7 @@ def test_a_lost_frame_is_sent_again_and_runs_once(
 
     way = {"there": lose_first} if lost == "request" else {"back": lose_first}
     with Middle(agent, **way) as middle:
-        link = Link(middle.sock, deadline_s=DEADLINE_S)
+        link = Link(middle.sock, deadline_s=LATE_S)
         calls = Syscalls(link)
         path = tmp_path / "log"
         seen.append(b"")  # not the opening
@@ -67,7 +68,7 @@ def test_a_request_that_takes_long_is_not_run_again(agent: Agent, tmp_path: Path
         return frame(body)
 
     with Middle(agent, there=note) as middle:
-        calls = Syscalls(Link(middle.sock, deadline_s=DEADLINE_S), task=1)
+        calls = Syscalls(Link(middle.sock, deadline_s=LATE_S), task=1)
         opened: list[int] = []
         path = f"{tmp_path}/fifo\0".encode()
 
@@ -76,7 +77,7 @@ def test_a_request_that_takes_long_is_not_run_again(agent: Agent, tmp_path: Path
 
         thread = threading.Thread(target=open_it)
         thread.start()
-        assert resent.wait(DEADLINE_S)
+        assert resent.wait(LATE_S)
         os.close(os.open(tmp_path / "fifo", os.O_WRONLY))
         thread.join()
         assert calls.must("close", opened[0]).value == 0
@@ -85,7 +86,7 @@ def test_a_request_that_takes_long_is_not_run_again(agent: Agent, tmp_path: Path
 
 def test_what_comes_twice_is_run_and_answered_once(agent: Agent, tmp_path: Path) -> None:
     with Middle(agent, there=lambda b: frame(b) * 2, back=lambda b: frame(b) * 2) as middle:
-        link = Link(middle.sock, deadline_s=DEADLINE_S)
+        link = Link(middle.sock, deadline_s=LATE_S)
         fd = Syscalls(link).must(
             "openat", AT_FDCWD, f"{tmp_path}/log\0".encode(), os.O_WRONLY | os.O_CREAT, 0o600
         )
@@ -116,7 +117,7 @@ def test_garbage_before_a_frame_is_passed_over(agent: Agent, garbage: bytes, way
         return garbage + frame(body)
 
     with Middle(agent, **{way: soil}) as middle:
-        link = Link(middle.sock, deadline_s=DEADLINE_S)
+        link = Link(middle.sock, deadline_s=LATE_S)
         for _ in range(3):
             assert link.call("read", "/proc/self/comm", 100) == b"agent\n"
 
@@ -130,7 +131,7 @@ def test_garbage_before_a_frame_is_passed_over(agent: Agent, garbage: bytes, way
 )
 def test_a_malformed_request_is_dropped(agent: Agent, body: bytes) -> None:
     with Middle(agent, there=lambda good: frame(body) + frame(good)) as middle:
-        link = Link(middle.sock, deadline_s=DEADLINE_S)
+        link = Link(middle.sock, deadline_s=LATE_S)
         assert link.call("read", "/proc/self/comm", 100) == b"agent\n"
 
 
@@ -156,7 +157,7 @@ def test_a_damaged_frame_is_sent_again(agent: Agent, tmp_path: Path, way: str, s
     content = os.urandom(size)
     (tmp_path / "file").write_bytes(content)
     with Middle(agent, **{way: damage_first}) as middle:
-        link = Link(middle.sock, deadline_s=DEADLINE_S)
+        link = Link(middle.sock, deadline_s=LATE_S)
         if way == "back":
             assert link.call("read", str(tmp_path / "file"), size) == content
         else:

@@ -74,7 +74,7 @@ def test_through_pytest(
     told: str,
 ) -> None:
     process = under_pytest(text, *args)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=LATE_S)
     assert process.returncode == status, output + errors
     assert told in output + errors
     assert "Traceback (most recent" not in output + errors
@@ -111,7 +111,7 @@ def test_c(lab): pass
     process = under_pytest(text, "-n", workers, "--json", str(out))
     assert wait_until(lambda: mark.exists() and told_a.exists(), LATE_S)
     process.send_signal(number)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=LATE_S)
     assert process.returncode == 130, output + errors
     assert "cases in 0:" in output
     assert "interrupted: the rest was not run" in errors
