@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.answers import Answers
+from harness.plug import set_online
 from harness.trace.events import CpumapKthread
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def test_a_cpu_that_comes_up_for_the_first_time(lab: Casework) -> None:
     lab.send(frames=100)
     assert run.wait_rest()
     assert kthread_cpus(lab) <= {0, 1}
-    lab.guest.write("/sys/devices/system/cpu/cpu3/online", "1")
+    set_online(lab.guest, 3, online=True)
     run.set(3, 192)
     lab.send(frames=100)
     assert lab.close().delivered == 200

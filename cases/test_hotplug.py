@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.plug import set_online
 from harness.trace.events import CpumapEnqueue, CpumapKthread
 
 if TYPE_CHECKING:
@@ -14,10 +15,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kconfig("HOTPLUG_CPU")
 CPU = 3
 QUEUED = 2000
-
-
-def set_online(lab: Casework, online: bool) -> None:
-    lab.guest.write(f"/sys/devices/system/cpu/cpu{CPU}/online", str(int(online)))
 
 
 def allowed(lab: Casework) -> str:
@@ -33,7 +30,7 @@ def kthread_cpus(lab: Casework) -> set[int]:
 
 @pytest.mark.proves("__cpu_map_entry_alloc", "the kthread of a CPU that is offline runs elsewhere")
 def test_an_offline_cpu_may_have_an_entry(lab: Casework) -> None:
-    set_online(lab, online=False)
+    set_online(lab.guest, CPU, online=False)
     run = lab.steer(CPU)
     run.unpins()
     lab.send(frames=100)
@@ -48,7 +45,7 @@ def test_frames_to_a_cpu_gone_offline_are_delivered_elsewhere(lab: Casework) -> 
     lab.send(frames=100)
     assert run.wait_rest()
     assert kthread_cpus(lab) == {CPU}
-    set_online(lab, online=False)
+    set_online(lab.guest, CPU, online=False)
     lab.send(frames=100)
     assert lab.close().delivered == 200
     assert kthread_cpus(lab) > {CPU}
@@ -60,10 +57,10 @@ def test_frames_to_a_cpu_gone_offline_are_delivered_elsewhere(lab: Casework) -> 
 def test_only_an_update_binds_it_again(lab: Casework) -> None:
     run = lab.steer(CPU)
     run.unpins()
-    set_online(lab, online=False)
+    set_online(lab.guest, CPU, online=False)
     lab.send(frames=100)
     assert run.wait_rest()
-    set_online(lab, online=True)
+    set_online(lab.guest, CPU, online=True)
     assert allowed(lab) != str(CPU)
     run.set(CPU, 192)
     lab.wait_kthreads(1)
@@ -80,12 +77,13 @@ def test_an_offline_cpu_with_frames_queued_loses_none(lab: Casework) -> None:
         lab.send(frames=QUEUED)
         run.wait_offered()
         hold.prove()
-        set_online(lab, online=False)  # on its way out, it may run a little (balance_push)
+        # on its way out, it may run a little (balance_push)
+        set_online(lab.guest, CPU, online=False)
     assert run.wait_rest()
     assert kthread_cpus(lab) - {CPU}
     lab.send(frames=50)
     assert run.wait_rest()
-    set_online(lab, online=True)
+    set_online(lab.guest, CPU, online=True)
     lab.send(frames=50)
     assert lab.close().delivered == QUEUED + 100
 
@@ -97,7 +95,7 @@ def test_a_kthread_that_slept_through_it_stays_bound(lab: Casework) -> None:
     assert run.wait_rest()
     lab.wait_asleep()
     for online in (False, True):
-        set_online(lab, online=online)
+        set_online(lab.guest, CPU, online=online)
     assert allowed(lab) == str(CPU)
     lab.send(frames=100)
     assert lab.close().delivered == 200
@@ -106,9 +104,9 @@ def test_a_kthread_that_slept_through_it_stays_bound(lab: Casework) -> None:
 
 @pytest.mark.proves("__cpu_map_entry_alloc", "CPUs that come online later have a bulk queue, too")
 def test_a_cpu_that_comes_online_later_may_produce(lab: Casework) -> None:
-    set_online(lab, online=False)
+    set_online(lab.guest, CPU, online=False)
     run = lab.steer(2)
-    set_online(lab, online=True)
+    set_online(lab.guest, CPU, online=True)
     run.receive_on(CPU)
     lab.send(frames=100)
     assert lab.close().delivered == 100

@@ -8,6 +8,7 @@ import pytest
 
 from harness.answers import CLOSED_FD, Answers
 from harness.model.control import NotProg
+from harness.plug import set_online
 from harness.twin import Ref
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def test_keys(lab: Casework) -> None:
 
 @pytest.mark.proves("cpu_map_update_elem", "a CPU that is offline may have an entry")
 def test_a_cpu_that_is_offline_may_have_an_entry(lab: Casework) -> None:
-    lab.guest.write("/sys/devices/system/cpu/cpu3/online", "0")
+    set_online(lab.guest, 3, online=False)
     with Answers(lab) as ask:
         assert 3 not in ask.facts.online
         cpumap = ask.cpumap()

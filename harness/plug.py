@@ -1,4 +1,4 @@
-"""CPUs and NICs plugged into a guest that runs, taken out of it, and what the guest makes of it."""
+"""CPUs and NICs plugged into a running guest or taken out of it, CPUs on- and offline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,22 @@ if TYPE_CHECKING:
     from harness.guest import Guest
 
 ABSENT = {errno.ENOENT, errno.ENODEV}
+ONLINE = "/sys/devices/system/cpu/cpu{}/online"
 WAIT_S = 60.0
+
+
+def set_online(guest: Guest, cpu: int, *, online: bool) -> None:
+    """Take a CPU that is present online or offline.
+
+    The first time, it gets kthreads that it keeps (kernel/smpboot.c): no reset undoes that.
+
+    Raises:
+        GuestError: the guest refuses it.
+    """
+    own = f"cpuhp/{cpu}"
+    if online and own not in guest.threads(own).values():
+        guest.spoilt.append(f"CPU {cpu} came up for the first time")
+    guest.write(ONLINE.format(cpu), str(int(online)))
 
 
 def unplug_cpu(guest: Guest, cpu: int) -> None:
@@ -39,10 +54,10 @@ def plug_cpu(guest: Guest, cpu: int) -> None:
         QemuFailed: it is plugged in already, or QEMU has gone.
     """
     plug.add_cpu(guest.own, cpu)
-    online = f"/sys/devices/system/cpu/cpu{cpu}/online"
+    online = ONLINE.format(cpu)
     _wait(guest, lambda: _answers(guest, online), f"the guest does not find CPU {cpu}")
     if guest.read(online).strip() != "1":
-        guest.write(online, "1")
+        set_online(guest, cpu, online=True)
 
 
 def unplug_nic(guest: Guest, nic: int) -> None:

@@ -34,6 +34,8 @@ IFLA_IFNAME, IFLA_MTU, IFLA_XDP, IFLA_XDP_FD = 3, 4, 43, 1
 IFA_ADDRESS, IFA_LOCAL, TCA_KIND = 1, 2, 1
 TC_H_CLSACT, CLSACT_HANDLE = 0xFFFFFFF1, 0xFFFF0000
 MNT_DETACH = 2
+CLEAR_ONCE = "/sys/kernel/debug/clear_warn_once"
+"""Has WARN_ONCE and pr_warn_once tell once more (kernel/panic.c, clear_warn_once_set; 4.15)."""
 AF_INET, AF_INET6, SOCK_DGRAM = 2, 10, 2
 LOOPBACK, DISCARD_PORT = b"\x7f\0\0\1", 9
 CPUSET_BYTES = 1024
@@ -66,6 +68,7 @@ def reset(calls: Syscalls, before: Inventory, *, deadline_s: float) -> None:
             free_deferred(calls, now["CPU"])
         time.sleep(POLL_S)
     clear_trace(calls, WATCH)
+    _try_write(calls, CLEAR_ONCE, b"1")
 
 
 def renew_agent(calls: Syscalls) -> None:

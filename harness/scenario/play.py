@@ -12,7 +12,7 @@ from harness.errors import GuestError
 from harness.guest import interface_name
 from harness.hold import Hold
 from harness.model.gates import LIVE_FRAMES
-from harness.plug import plug_cpu, plug_nic, set_link, unplug_cpu, unplug_nic
+from harness.plug import plug_cpu, plug_nic, set_link, set_online, unplug_cpu, unplug_nic
 from harness.scenario.conflicts.traffic import FLOW_KEYS
 from harness.scenario.sender import ThreadSender, TurnSender
 from harness.steering import Plan, Steering
@@ -70,7 +70,7 @@ class Play:
         self.late: Waits | None = None
         self.rewrites = False
         for cpu in scenario.offline:
-            self._set_online(cpu, online=False)
+            set_online(guest, cpu, online=False)
         self._injector = self._choose_injector()
         self._inside = self._injector in ("live", "veth")
         for number, _ in enumerate(scenario.nics):
@@ -226,7 +226,7 @@ class Play:
             elif step.do == "delete":
                 self.steering.maps[step.map].remove(cpu)
             elif step.do in ("offline", "online"):
-                self._set_online(cpu, online=step.do == "online")
+                set_online(self._guest, cpu, online=step.do == "online")
             elif step.do == "hold":
                 self._held[cpu] = Hold(self.steering, cpu).__enter__()
             elif step.do == "release":
@@ -312,9 +312,6 @@ class Play:
             cpu = self._scenario.undisturbed[0]
         if cpu is not None:
             self.steering.receive_on(cpu, nic=nic)
-
-    def _set_online(self, cpu: int, *, online: bool) -> None:
-        self._guest.write(f"/sys/devices/system/cpu/cpu{cpu}/online", str(int(online)))
 
     def _load(
         self, program: parts.Program | None, of_map: int
