@@ -36,8 +36,9 @@ def test_missing_entry_is_aborted_and_traced(lab: Casework) -> None:
 def test_missing_entry_takes_the_flags_action(
     lab: Casework, action: XdpAction, account: str
 ) -> None:
-    lab.steer(2, entries={}, flags=int(action))
+    run = lab.steer(2, entries={}, flags=int(action))
     lab.send(frames=FRAMES)
+    run.wait_offered()  # no ring is
     books = lab.close()
     assert getattr(books, account) == FRAMES
     assert books.delivered == (FRAMES if action is XdpAction.PASS else 0)

@@ -17,6 +17,7 @@ from harness.agent.bpf import (
 from harness.agent.sink import Sink
 from harness.guest import interface_name
 from harness.model.gates import UPDATE_WAITS
+from harness.patience import wait_until
 from harness.steering.cpumaps import Cpumaps
 from harness.steering.notes import TcSide, XdpSide
 from harness.steering.traffic import POLL_S, Traffic
@@ -186,26 +187,29 @@ class Steering:
         return add_up(self.guest.tracer.tally, self.circumstances)
 
     def wait_offered(self) -> None:
-        """Wait until every frame sent has been offered to a ring, or failed to be.
+        """Wait until every frame sent has been offered to a ring, or cannot be any more.
 
         If the programs redirect more frames than that, by the deadline, the books tell of them.
 
         Raises:
             TrafficStalled: some have not within the deadline, nor met the programs.
         """
-        deadline = time.monotonic() + self._rest_s
-        while True:
-            sums = self._sums()
-            offered = sums.offered.total() + sums.errors.total()
-            if offered >= self.sent:
-                return
-            if time.monotonic() >= deadline:
-                break
-            time.sleep(POLL_S)
-        told = f"{offered} of {self.sent} frames sent were offered to a ring"
+        if wait_until(lambda: self._offered() + self._spared() >= self.sent, self._rest_s):
+            return
+        told = f"{self._offered()} of {self.sent} frames sent were offered to a ring"
         if self._answered().total() < self.sent:
             raise self.guest.stalled(told)
         self.guest.machine.examine(told)
+
+    def _offered(self) -> int:
+        """Return how many frames have been offered to a ring so far, or failed to be."""
+        sums = self._sums()
+        return sums.offered.total() + sums.errors.total()
+
+    def _spared(self) -> int:
+        """Return how many frames the programs have answered so that no ring is offered them."""
+        answered = self._answered()
+        return answered.total() - answered[XdpAction.REDIRECT]
 
     def _answered(self) -> Counter[XdpAction]:
         """Return how many frames, from the wire or live, were answered with each action."""
