@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 LABEL, BARS, GAP, LINES, HIGH, EDGE = 330, 260, 40, 330, 22, 16
 """Widths of the columns, and the height of a row, in px."""
-COLOURS = {"socket": "#4c78a8", "tap": "#b07aa1", "live": "#f28e2b"}
+COLOURS = {"socket": "#4c78a8", "tap": "#b07aa1", "live": "#f28e2b", "veth": "#59a14f"}
 STYLE = (
     ".b{fill:#fff}text{font:12px system-ui,sans-serif;fill:#222}.h{font-weight:600}.n{fill:#666}"
     ".g{stroke:#ddd}.w{stroke:#555;stroke-width:2}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.bench.load import busy_s
-from harness.bench.rates import PRODUCER
+from harness.bench.rates import BATCH, PRODUCER
 from harness.errors import TrafficError
 from harness.guest import Guest
 from harness.machine.snapshot import clone
@@ -92,11 +92,11 @@ def stream(
         steering = Steering(guest, plan)
         piece = steering.flow(PIECE)
         for done in range(PIECE, WARM + 1, PIECE):
-            steering.traffic.stream(piece, cpu=PRODUCER)
+            steering.traffic.stream(piece, cpu=PRODUCER, batch=BATCH)
             _wait_all(steering, done)
         start, before = time.monotonic(), _busy_s(machine)
         for done in range(PIECE, frames + 1, PIECE):
-            steering.traffic.stream(piece, cpu=PRODUCER)
+            steering.traffic.stream(piece, cpu=PRODUCER, batch=BATCH)
             _wait_all(steering, WARM + done)
             advance(done)
         seconds, busy = time.monotonic() - start, _busy_s(machine) - before

@@ -202,7 +202,7 @@ class Traffic:
             )
             return frames + beside.result()
 
-    def stream(self, flow: Flow, *, cpu: int, batch: int = 64) -> None:
+    def stream(self, flow: Flow, *, cpu: int, batch: int) -> None:
         """Have a CPU make the frames of a flow, numbered from 0 each time: for counters only.
 
         Nothing is remembered of them, and so there can be no books.

@@ -24,7 +24,7 @@ from harness.trace.latency import Waits
 if TYPE_CHECKING:
     from pathlib import Path
 
-RATES = {"socket": 20_000.0, "tap": 40_000.0, "live": 110_000.0}
+RATES = {"socket": 20_000.0, "tap": 40_000.0, "live": 110_000.0, "veth": 15_000.0}
 
 
 def sample(rate: float, p50: float = 100.0) -> Sample:
@@ -116,9 +116,10 @@ def test_each_combination_takes_its_turn(lab: list[str], tmp_path: Path) -> None
     result = run("--qsize", "64", "--runs", "2", "--most", "100000", "--svg", str(svg))
     assert result.exit_code == 0, result.output
     once = ["socket () 64 20000"] * 2 + ["tap (4,) 64 20000"] * 2 + ["live () 64 20000"]
+    once += ["veth () 64 20000"] * 2
     assert lab == once * 2 + ["stream 10000"] * 2 + ["stream 100000"] * 2
     found = json.loads(result.stdout)
-    assert [row["why"] for row in found["rows"]][-1] == "live frames know no generic mode"
+    assert [row["why"] for row in found["rows"]][5] == "live frames know no generic mode"
     assert found["live_over_socket"][0]["offered"] == 5.5
     assert svg.read_text().startswith("<svg")
 
