@@ -33,8 +33,8 @@ class Tap:
     counters: int
     hung_up: threading.Event = field(default_factory=threading.Event)
 
-    def counts(self) -> tuple[int, int] | None:
-        """Return the frames that QEMU has read from it, and those that it has dropped.
+    def count(self) -> int | None:
+        """Return how many frames QEMU has read from it.
 
         None when it has gone, with the last of its queues' descriptors, or is read no more.
         """
@@ -44,8 +44,7 @@ class Tap:
         _, there, numbers = text.partition(f"{tap_room.NAME}:")
         if not there:
             return None
-        fields = numbers.split()
-        return int(fields[9]), int(fields[11])
+        return int(numbers.split()[9])
 
     def close(self) -> None:
         """Let go of it."""
@@ -78,7 +77,8 @@ def make_tap(queues: int) -> tuple[Tap, tuple[int, ...]]:
         if made.returncode:
             raise ToolMissing(
                 f"no tap could be made in a network namespace: {made.stderr.strip()}",
-                remedy="it takes user namespaces (sysctl kernel.unprivileged_userns_clone=1, or "
+                remedy="it takes user namespaces (sysctl user.max_user_namespaces above 0, "
+                "kernel.unprivileged_userns_clone=1 or "
                 "kernel.apparmor_restrict_unprivileged_userns=0) and /dev/net/tun to be readable "
                 "and writable; without them leave `queues` out",
             )

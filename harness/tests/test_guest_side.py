@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.errors import TrafficError
+from harness.paths import built
 from harness.tests.test_scenario_load import GOOD, only_fault
 from harness.traffic import live as room
 from harness.traffic.frames import Flow, build_frames
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAC = "52:54:00:63:70:00"
+HOLD_ALL = ", ".join(
+    f"{{after: offered, do: {what}, cpu: {cpu}}}"
+    for cpu in range(4)
+    for what in ("hold", "release")
+)
 
 
 def flow(frames: int, **how: Any) -> Flow:
@@ -88,9 +94,14 @@ def test_what_was_not_made_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
             "{frames: 1}",
             "timeline[0].nic: `injector: veth` sends past the NICs",
         ),
+        ("injector: live", "{frames: 1, pcap: x.pcap}", "traffic[0].pcap: live frames are UDP"),
+        ("injector: live\nsteer: {object: x.o}", "{frames: 1}", "steer.object: the lab's own pro"),
+        (f"injector: veth\ntimeline: [{HOLD_ALL}]", "{frames: 1}", "injector: each CPU is held"),
         ("injector: wire", "{frames: 1}", "injector: "),
     ],
 )
 def test_what_an_injector_cannot_do(tmp_path: Path, keys: str, flow: str, fault: str) -> None:
+    (tmp_path / "x.pcap").touch()
+    (tmp_path / "x.o").symlink_to(built("steer.bpf.o"))
     text = GOOD.replace("frames: 4000", flow) + f"socket: false\n{keys}\n"
     assert fault in only_fault(tmp_path, text)

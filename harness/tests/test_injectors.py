@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
+import subprocess
+import sys
 import threading
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 from harness.errors import ToolMissing, TrafficError
 from harness.machine.nic import hang_up, open_wire
-from harness.machine.tap import make_tap
+from harness.machine.tap import Tap, make_tap
 from harness.machine.topology import Nic
 from harness.tests.fakes import LATE_S
 from harness.traffic.frames import Flow, build_frames
@@ -175,14 +177,14 @@ def test_a_rate_is_kept_on_the_average(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_more_waits_on_the_way_than_the_queue_limit_of_datagram_sockets() -> None:
     """net.unix.max_dgram_qlen (10 or 512) does not bound what is under way between two peers."""
-    with closing(Wire(WIRES["socket"])) as wire:
+    with contextlib.closing(Wire(WIRES["socket"])) as wire:
         assert wire.inject().send(frames(2000)) == 2000
         assert wire.read(2000) == frames(2000)
 
 
 @pytest.mark.parametrize("stall_s", [0.25, 1.0, 2.5, 61.7])
 def test_the_stall_is_the_sockets_time_out(stall_s: float) -> None:
-    with closing(Wire(WIRES["socket"])) as wire:
+    with contextlib.closing(Wire(WIRES["socket"])) as wire:
         assert isinstance(wire.end, socket.socket)
         wire.inject(stall_s=stall_s)
         raw = wire.end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)
@@ -194,7 +196,7 @@ def test_the_stall_is_the_sockets_time_out(stall_s: float) -> None:
 def test_a_tap_spreads_flows_over_its_queues() -> None:
     flows = [Flow(4, "10.0.0.1", "10.0.0.2", MAC, source_port=port) for port in range(64)]
     sent = build_frames(flows)
-    with closing(Wire(WIRES["tap of four queues"])) as wire:
+    with contextlib.closing(Wire(WIRES["tap of four queues"])) as wire:
         sender = threading.Thread(target=wire.inject().send, args=(sent.data,))
         sender.start()
         came: dict[int, list[bytes]] = {queue: [] for queue in wire.queues}
@@ -208,6 +210,29 @@ def test_a_tap_spreads_flows_over_its_queues() -> None:
         {queue for queue, got in came.items() if flow in map(of.get, got)} for flow in range(64)
     ]
     assert {len(some) for some in queues} == {1}
+
+
+def test_a_tap_frame_is_sent_when_it_has_been_read() -> None:
+    with contextlib.closing(Wire(WIRES["tap"])) as wire:
+        counts: list[int] = []
+        sender = threading.Thread(target=lambda: counts.append(wire.inject().send(frames(5))))
+        sender.start()
+        assert wire.read(4) == frames(4)
+        sender.join(0.05)
+        assert sender.is_alive()
+        wire.read(1)
+        sender.join(LATE_S)
+    assert counts == [5]
+
+
+def test_a_full_tap_is_an_error() -> None:
+    with contextlib.closing(Wire(WIRES["tap"])) as wire:
+        assert isinstance(wire.end, Tap)
+        with contextlib.suppress(OSError):  # past the injector, which bounds it
+            while wire.end.packet.send(frames(1)[0]):
+                pass
+        with pytest.raises(TrafficError, match=r"after 0 of 9 frames: .* No buffer space"):
+            wire.inject().send(frames(9))
 
 
 @pytest.mark.parametrize(
@@ -228,3 +253,17 @@ def test_a_machine_without_namespaces(
     with pytest.raises(ToolMissing, match=what) as caught:
         make_tap(4)
     assert caught.value.remedy
+
+
+def test_a_machine_that_has_no_namespace_left() -> None:
+    """For real: in a user namespace that may have none inside (user_namespaces(7))."""
+    none = 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"'
+    room = ["unshare", "--user", "--map-root-user", "sh", "-c", none, "-"]
+    script = "import harness.machine.tap as room, harness.errors\n"
+    script += "try: room.make_tap(2)\nexcept harness.errors.ToolMissing as error: print(error)"
+    ran = subprocess.run(
+        [*room, sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "no tap could be made in a network namespace: unshare: " in ran.stdout
+    assert "No space left on device" in ran.stdout
+    assert "sysctl user.max_user_namespaces above 0" in ran.stdout

@@ -25,6 +25,7 @@ class FakeLink:
         self.affinity: dict[int, int] = {}
         self.ran: list[tuple[int, tuple[int, ...], bytes, tuple[int, ...]]] = []
         self.finished: list[bool] = []
+        self.waited_after: list[int] = []
 
     def send(self, op: str, *args: Any, task: int) -> Any:
         assert op == "syscall"
@@ -57,6 +58,7 @@ class FakeLink:
         value, error, rest = ticket
         if isinstance(rest, int):
             assert deadline_s == 7.0
+            self.waited_after.append(len(self.ran))
             self.finished[rest - 1] = True
             rest = []
         return value, error, rest
@@ -76,6 +78,7 @@ def test_runs_are_made_on_their_cpus_at_the_same_time() -> None:
     live(link, 16)
     assert link.affinity == {FIRST_TASK + cpu: cpu for cpu in range(16)}
     assert [task for task, *_ in link.ran] == [FIRST_TASK + cpu for cpu in range(16)]
+    assert link.waited_after == [16] * 16
     assert link.numbers == {cpu: 1000 * cpu + 300 for cpu in range(16)}
 
 
