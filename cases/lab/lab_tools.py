@@ -49,6 +49,10 @@ class Cache:
         room = self.root / "run"
         return sorted(path.name for path in room.iterdir()) if room.exists() else []
 
+    def consoles(self) -> list[str]:
+        """Return what running machines have said so far."""
+        return [path.read_text() for path in self.root.glob("run/*/console.log")]
+
     def qemus(self) -> list[int]:
         """Return the pids of the machines of the lab's own that use it."""
         return [pid for pid, line in self._processes() if b"\0-nodefaults\0" in line]

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 SMALL = Topology(cpus=2, memory_mib=256, nics=0)
 PAYLOAD = 3 << 20
-NANOSLEEP = 35
 
 
 class Line(NamedTuple):
@@ -74,18 +73,19 @@ def test_what_a_link_has_to_do(line: Line) -> None:
     assert link.call("read", "/tmp/payload", PAYLOAD) == payload
     calls.must("unlink", b"/tmp/payload\0")
     # two streams of calls: one is answered while the other waits
-    sleep = (1).to_bytes(8, "little") + bytes(8)
-    waiting = link.send("syscall", NANOSLEEP, [[0], 0], [sleep], [], [], task=1)
+    child = link.call("spawn", "pause", [], -1, 0, 0)
+    waiting = aside.start("wait4", child, 0, 0, 0)
     for _ in range(20):
         assert link.call("read", "/proc/sys/kernel/ostype", 64) == b"Linux\n"
-    assert link.wait(waiting)[0] == 0
     # a deadline
-    slow = (3).to_bytes(8, "little") + bytes(8)
     with pytest.raises(AgentLost, match="did not answer 'syscall' within 0 s"):
-        link.call("syscall", NANOSLEEP, [[0], 0], [slow], [], [], task=1, deadline_s=0.2)
+        aside.collect(waiting, deadline_s=0.2)
     with pytest.raises(AgentLost, match="still at 'syscall': it cannot do 'syscall'"):
         aside.raw("close", 999)
-    assert link.call("read", "/proc/sys/kernel/ostype", 64) == b"Linux\n"
+    # what was given up ends late, and its stream goes on
+    calls.must("kill", child, signal.SIGKILL)
+    assert aside.collect(waiting).value == child
+    assert aside.raw("close", 999).errno == errno.EBADF
     # the other end goes
     line.end()
     with pytest.raises(AgentLost, match=r"the link closed while \w+"):
