@@ -14,7 +14,7 @@ from harness.errors import TrafficError
 from harness.guest import Guest
 from harness.machine.snapshot import clone
 from harness.machine.topology import Topology
-from harness.model.gates import LIVE_FRAMES
+from harness.model.gates import LIVE_FRAMES, STACK_KNOWS_CPUMAP_GENERIC
 from harness.steering import Plan, Steering
 from harness.trace.events import CpumapEnqueue, CpumapKthread
 from harness.trace.latency import Waits, describe, list_waits
@@ -71,8 +71,12 @@ class Setting:
         """Return why a kernel cannot be measured so; "" if it can."""
         if self.injector == "live" and self.mode == "generic":
             return "live frames know no generic mode"
-        if self.injector == "live" and not LIVE_FRAMES.holds(numbers):
-            return f"live frames: since {'.'.join(map(str, LIVE_FRAMES.since))}"
+        for wanted, what, gate in (
+            (self.injector == "live", "live frames", LIVE_FRAMES),
+            (self.mode == "generic", "generic mode", STACK_KNOWS_CPUMAP_GENERIC),
+        ):
+            if wanted and not gate.holds(numbers):
+                return f"{what}: since {'.'.join(map(str, gate.since))}"
         return ""
 
 

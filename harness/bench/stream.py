@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PIECE = 10_000
 """Frames at a time, as many as in the shortest stream."""
-WARM = 3 * PIECE
+WARM = 10 * PIECE
 """Frames before those that count: the first cost more, until TCG has translated the way."""
 QSIZE = 16_384
 COUNTS = (10_000, 100_000, 1_000_000, 10_000_000)

@@ -117,7 +117,7 @@ def test_each_combination_takes_its_turn(lab: list[str], tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     once = ["socket () 64 20000"] * 2 + ["tap (4,) 64 20000"] * 2 + ["live () 64 20000"]
     once += ["veth () 64 20000"] * 2
-    assert lab == once * 2 + ["stream 10000"] * 2 + ["stream 100000"] * 2
+    assert lab == once * 2 + ["stream 10000", "stream 100000"] * 2
     found = json.loads(result.stdout)
     assert [row["why"] for row in found["rows"]][5] == "live frames know no generic mode"
     assert found["live_over_socket"][0]["offered"] == 5.5
@@ -129,6 +129,16 @@ def test_a_kernel_without_live_frames(lab: list[str]) -> None:
     assert result.exit_code == 0
     assert not lab
     assert "since 5.18" in json.loads(result.stdout)["no_streams"]
+
+
+def test_a_kernel_without_generic_mode(lab: list[str]) -> None:
+    result = run("--kernel", "debian:5.10", "--injector", "veth", "--qsize", "64", "--runs", "1")
+    assert result.exit_code == 0
+    assert lab == ["veth () 64 20000"]
+    assert [row["why"] for row in json.loads(result.stdout)["rows"]] == [
+        "",
+        "generic mode: since 5.15",
+    ]
 
 
 def test_a_run_that_failed_is_told(lab: list[str]) -> None:
