@@ -10,6 +10,7 @@ complained. Every `--kernel SPEC` runs every case once more, every `--smoke SPEC
 from __future__ import annotations
 
 import shlex
+from errno import ENOENT
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,12 @@ from harness.case_id import split_id
 from harness.casework import Casework
 from harness.contract.claims import KCONFIG, MARK, options_wanted, why_not
 from harness.coverage.counters import keep_counters, reset_counters
-from harness.errors import CacheError, LabError, NotOnTarget, UserError
+from harness.errors import CacheError, GuestError, LabError, NotOnTarget, UserError
 from harness.judge import Judgement, judge_error, tell_hang
 from harness.keepsake import keep_case
 from harness.kernels import remembered
 from harness.kernels.examine import lacking
+from harness.kernels.image import RunningKernel
 from harness.kernels.lock import Lock, read_lock
 from harness.known_issues import FILE, KnownIssue, load_known_issues, weigh
 from harness.lab import Lab
@@ -31,8 +33,9 @@ from harness.machine.topology import LAUNCHERS, Topology
 from harness.matrix.page import write_page
 from harness.matrix.results import Collector
 from harness.report.record import KernelRecord
+from harness.scenario.cli import refuse_with_target
 from harness.scenario.items import ScenarioFile
-from harness.scenario.load import is_scenario
+from harness.scenario.workshops import Workshops
 from harness.target.address import Address
 from harness.verdict import Verdict
 
@@ -45,7 +48,7 @@ DEFAULT_KERNEL = "debian:7.3"
 DEFAULT_CPUS = 4
 KNOWN_ISSUES = pytest.StashKey[list[KnownIssue]]()
 LOCK = pytest.StashKey[Lock | None]()
-WORKSHOP = pytest.StashKey[Lab]()
+WORKSHOPS = pytest.StashKey[Workshops]()
 COLLECTOR = pytest.StashKey[Collector]()
 
 
@@ -146,9 +149,8 @@ def pytest_configure(config: pytest.Config) -> None:
         lock = config.stash[LOCK] = read_lock() if config.getoption("--locked") else None
         if config.getoption("--target"):
             Address.parse(config.getoption("--target"))
-            for option in ("--kernel", "--smoke", "--append", "--locked", "--gcov"):
-                if config.getoption(option):
-                    raise UserError(f"--target has a kernel of its own: no {option} with it")
+            options = ("--kernel", "--smoke", "--append", "--launcher", "--locked", "--gcov")
+            refuse_with_target({option: config.getoption(option) for option in options})
         for spec in _kernels(config):
             remembered(spec, lock.pin(spec) if lock else None)
         config.stash[KNOWN_ISSUES] = load_known_issues(config.getoption("--known-issues"))
@@ -165,8 +167,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End guests that stand by; write the page of all that was run, even if the rest was not."""
     config = session.config
-    if WORKSHOP in config.stash:
-        config.stash[WORKSHOP].close()
+    if WORKSHOPS in config.stash:
+        config.stash[WORKSHOPS].close()
     collector = config.stash.get(COLLECTOR, None)
     if collector is None:
         return
@@ -236,35 +238,28 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFi
     if file_path.suffix not in (".yaml", ".yml"):
         return None
     config = parent.config
-    if config.getoption("--target") and is_scenario(file_path):
-        raise pytest.UsageError(f"{file_path}: a scenario runs in guests; --target is for cases")
     return ScenarioFile.of(
         parent,
         file_path,
         specs=config.getoption("--kernel"),
         default=DEFAULT_KERNEL,
-        workshop=lambda: _workshop(config),
+        workshop=lambda target: _workshop(config, target),
     )
 
 
-def _workshop(config: pytest.Config) -> Lab:
-    if WORKSHOP not in config.stash:
+def _workshop(config: pytest.Config, target: str | None) -> Lab | TargetLab:
+    if WORKSHOPS not in config.stash:
         snapshots = not config.getoption("--no-snapshot")
-        config.stash[WORKSHOP] = Lab(snapshots=snapshots, lock=config.stash[LOCK])
-    return config.stash[WORKSHOP]
+        config.stash[WORKSHOPS] = Workshops(
+            lambda: Lab(snapshots=snapshots, lock=config.stash[LOCK])
+        )
+    return config.stash[WORKSHOPS].at(target)
 
 
 @pytest.fixture(scope="session")
-def workshop(pytestconfig: pytest.Config) -> Iterator[Lab | TargetLab]:
+def workshop(pytestconfig: pytest.Config) -> Lab | TargetLab:
     """The lab that makes this session's guests."""
-    target = pytestconfig.getoption("--target")
-    if not target:
-        yield _workshop(pytestconfig)
-        return
-    from harness.target.lab import TargetLab  # noqa: PLC0415 - paramiko takes a while to import
-
-    with TargetLab(Address.parse(target)) as lab:
-        yield lab
+    return _workshop(pytestconfig, pytestconfig.getoption("--target"))
 
 
 @pytest.fixture
@@ -314,7 +309,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     try:
         result = yield
     except LabError as error:
-        if reason := case.guest.refused(error):
+        if reason := case.guest.refused(error) or _perhaps_lacking(pyfuncitem, case, error):
             pytest.skip(reason)
         cause, judgement = error, case.explain(error)
     except (Exception, pytest.fail.Exception) as error:
@@ -342,6 +337,20 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     if weighed is judgement and weighed.verdict is Verdict.FAIL and not isinstance(cause, LabError):
         raise cause or CaseEnded(weighed)  # a failed assertion of the case, with its traceback
     raise CaseEnded(weighed) from cause
+
+
+def _perhaps_lacking(item: pytest.Item, case: Casework, error: LabError) -> str:
+    """Return what a target's kernel seems to have been built without; "" if that is known.
+
+    Only a file that is not there says so: /sys/kernel/debug/failslab, for one.
+    """
+    kernel, wanted = case.guest.machine.kernel, options_wanted(item)
+    known = not isinstance(kernel, RunningKernel) or kernel.config is not None
+    if known or not wanted or not isinstance(error, GuestError) or error.errno != ENOENT:
+        return ""
+    options = ", ".join(f"CONFIG_{name}" for name in wanted)
+    place = f"/boot/config-{kernel.release}"
+    return f"{error.message}; it takes {options}, which no {place} tells of"
 
 
 def _keep(item: pytest.Function, case: Casework, judgement: Judgement) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -12,14 +13,19 @@ from typing import TYPE_CHECKING
 
 import paramiko
 import pytest
+import yaml
+from click.testing import CliRunner
 from lab_tools import LATE_S
 
 from harness.casework import Casework
+from harness.cli import cpumap_lab
 from harness.errors import AgentLost, TargetFailed, UserError
 from harness.inventory import Inventory, take_inventory, unwatch_pools, watch_pools
 from harness.machine.topology import Topology
 from harness.paths import REPO
 from harness.patience import wait_until
+from harness.scenario.load import load_scenario
+from harness.scenario.runner import Watch, run_scenario
 from harness.target.lab import TargetLab
 from harness.target.session import Session
 from harness.toolbox import make_directories, put
@@ -85,8 +91,9 @@ def test_cases_run_there_and_leave_nothing(
 ) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "--target", str(login.address)]
     cases = ["cases/test_delivery.py", "cases/test_known.py", "cases/test_hotplug.py"]
+    cases += ["configs/hot-replacement.yaml"]
     done = subprocess.run(
-        [*command, *cases, "-k", "delivery or known or online"],
+        [*command, *cases, "-k", "delivery or known or online or yaml"],
         env=os.environ | {"HOME": str(home)},
         cwd=REPO,
         capture_output=True,
@@ -124,6 +131,65 @@ def test_a_connection_that_breaks(
         assert again.finish().verdict is Verdict.PASS
     target.close()
     see_nothing(left)
+
+
+def make_scenario(directory: Path, **more: object) -> Path:
+    file = directory / "mine.yaml"
+    keys = {"entries": [{"cpu": 1, "qsize": 16384}], "traffic": [{"frames": 9000}], **more}
+    file.write_text(yaml.safe_dump(keys))
+    return file
+
+
+def test_a_scenario_runs_there_and_once_more(
+    login: Login,
+    home: Path,
+    left: Callable[[], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(home))
+    file = make_scenario(tmp_path, injector="live", cpus=2, expect={"delivered": {1: 9000}})
+    kept = tmp_path / "kept"
+    done = CliRunner().invoke(
+        cpumap_lab, ["run", str(file), "--target", str(login.address), "--artifacts", str(kept)]
+    )
+    assert done.exit_code == 0, done.output
+    (results,) = kept.iterdir()
+    told = json.loads((results / "run.json").read_text())
+    assert told["scenario"]["target"] == told["kernel"]["spec"] == str(login.address)
+    assert told["qemu"] == {"version": None, "accelerator": None, "threads": None}
+    done = CliRunner().invoke(cpumap_lab, ["rerun", str(results)])
+    assert done.exit_code == 0, done.output
+    assert "unchanged: kernel release" in done.output
+    assert "changed: " not in done.output.replace("unchanged: ", "")
+    see_nothing(left)
+
+
+def test_a_scenario_whose_connection_breaks(
+    target: TargetLab, left: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    scenario = load_scenario(make_scenario(tmp_path, target="ssh://guest"))
+    gone: list[int] = []
+
+    def cut(sent: int, _: int) -> None:
+        if sent and not gone:
+            gone.append(sent)
+            target.hang_up()
+
+    watch = Watch(advance=cut)
+    outcome = run_scenario(target, scenario, "ssh://guest", watch, root=tmp_path / "kept")
+    assert gone[0] < scenario.frames
+    assert outcome.record.verdict is Verdict.INVALID
+    (why,) = outcome.record.reasons
+    assert "the connection to ssh://guest broke" in why
+    see_nothing(left)
+
+
+def test_a_scenario_of_more_cpus_than_there_are(target: TargetLab, tmp_path: Path) -> None:
+    scenario = load_scenario(make_scenario(tmp_path, target="ssh://guest", cpus=64))
+    outcome = run_scenario(target, scenario, "ssh://guest", root=tmp_path / "kept")
+    assert outcome.record.verdict is Verdict.SKIP
+    assert outcome.record.reasons == ("ssh://guest has no 64 CPUs (4 are online)",)
 
 
 def test_a_host_that_is_not_known(login: Login) -> None:

@@ -213,4 +213,10 @@ def make_subject(name: str, phases: Phases, signature: re.Pattern[str] | None = 
         topics = [each for each in topics if each.name in names]
     if not topics:
         raise UserError(f"{file} has no run called {run} (`cpumap-lab check {file}` lists them)")
+    for each in topics:
+        if each.target:
+            raise UserError(
+                f"{each.name} runs on {each.target}, which has a kernel of its own",
+                remedy="leave out `target`: kernels are bisected in guests",
+            )
     return Scenarios(name, tuple(topics), phases, signature)

@@ -87,6 +87,8 @@ class _Explainer:
             what += "; quote it to make it text" if error["input"] is not None else ""
         if error["type"] == "refused":
             what = f"found {self._document.describe(at)}; {error['ctx']['why']}"
+        if error["type"] == "withheld":
+            what = error["ctx"]["why"]
         return self._document.blame(at, what)
 
     def _type_at(self, at: Location) -> Any:

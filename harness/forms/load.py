@@ -53,7 +53,7 @@ class Form(Generic[T]):
         Args:
             path: a YAML file.
             defaults: values for top-level keys that the file may lack.
-            overrides: values for top-level keys, over those of the file.
+            overrides: values for top-level keys, over those of the file; None leaves a key out.
 
         Returns:
             What is in it, and the document, which knows where each part stood.
@@ -75,7 +75,7 @@ class Form(Generic[T]):
         """Return what is in a document that was parsed; as `load`."""
         data: Any = document.data
         if isinstance(data, dict):
-            data = dict(defaults or {}) | data | dict(overrides or {})
+            data = override(dict(defaults or {}) | data, overrides or {})
         try:
             value: T = self._validate(data)
         except ValidationError as error:
@@ -155,6 +155,12 @@ class Form(Generic[T]):
         """Return the error that tells the faults of a file, and of files that it is made of."""
         ordered = sorted(set(faults), key=lambda fault: (fault.file, fault))
         return self.error("\n".join(f"{fault.file or path}:{fault}" for fault in ordered))
+
+
+def override(data: Mapping[str, Any], overrides: Mapping[str, object]) -> dict[str, Any]:
+    """Return data with other values for some keys, without those that are None."""
+    merged = dict(data) | dict(overrides)
+    return {key: merged[key] for key in merged if overrides.get(key, ...) is not None}
 
 
 def _place(before: str) -> tuple[int, int]:

@@ -47,6 +47,11 @@ def refuse(why: str) -> PydanticCustomError:
     return PydanticCustomError("refused", "{why}", {"why": why})
 
 
+def withhold(why: str) -> PydanticCustomError:
+    """Return the same for a value that may have a secret in it, and is not to be shown."""
+    return PydanticCustomError("withheld", "{why}", {"why": why})
+
+
 def contradict(conflicts: list[Conflict]) -> PydanticCustomError:
     """Return what a validator raises: values that do not go together."""
     return PydanticCustomError("conflict", "{conflicts}", {"conflicts": conflicts})

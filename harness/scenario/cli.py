@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from harness.scenario.again import differences, read_run
 from harness.scenario.json_schema import make_json_schema
 from harness.scenario.load import is_scenario, load_scenarios
 from harness.scenario.parts import MAX_APPEND
+from harness.target.address import Address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -50,6 +52,10 @@ def _check_append(_: click.Context, __: click.Parameter, text: str) -> str:
     return text
 
 
+def _check_target(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
+    return str(Address.parse(text)) if text else None
+
+
 @click.command("run")
 @FILES
 @click.option(
@@ -75,6 +81,12 @@ def _check_append(_: click.Context, __: click.Parameter, text: str) -> str:
     type=click.Choice(LAUNCHERS),
     help="What boots the guests, instead of the file's: virtme-ng, on this machine's own root.",
 )
+@click.option(
+    "--target",
+    metavar="ssh://USER@HOST[:PORT]",
+    callback=_check_target,
+    help="Run on that machine, with the kernel that it has, instead of in guests.",
+)
 @LOCKED
 @click.option("--no-snapshot", is_flag=True, help="Boot every guest instead of cloning a frozen.")
 @click.option(
@@ -95,6 +107,7 @@ def run(
     cpus: int | None,
     append: str,
     launcher: Launcher | None,
+    target: str | None,
     lock: Lock | None,
     no_snapshot: bool,
     artifacts: Path | None,
@@ -111,6 +124,7 @@ def run(
       cpumap-lab run configs --kernel debian:6.1 --kernel debian:7.3-rt
       cpumap-lab run mine.yaml --kernel path:~/linux/arch/x86/boot/bzImage
       cpumap-lab run mine.yaml --append slub_debug=FZPU --json | jq '.[].verdict'
+      cpumap-lab run mine.yaml --target ssh://root@192.0.2.7
       cpumap-lab run configs --html all.html --junit junit.xml --ktap out.ktap
 
     \b
@@ -128,6 +142,10 @@ def run(
             overrides["kernel"] = kernels
         if launcher:
             overrides["launcher"] = launcher
+        if target:
+            given = {"--kernel": kernels, "--append": append, "--launcher": launcher}
+            refuse_with_target(given | {"--locked": lock})
+            overrides |= {"target": target, "kernel": None}
         scenarios = [append_to(each, append) for _, each in load_all(files, overrides)]
         snapshots = not no_snapshot
         _run_all(scenarios, outcomes, artifacts, lock, snapshots=snapshots, quiet=as_json)
@@ -168,7 +186,7 @@ def check(files: tuple[Path, ...]) -> None:
         click.echo(
             f"{path}: ok: {scenario.name}: {_count(scenario.frames, 'frame')} in "
             f"{_count(flows, 'flow')} to {_count(entries, 'entry', 'entries')} on "
-            f"{_count(scenario.cpus, 'CPU')}, {', '.join(scenario.kernel) or 'any kernel'}"
+            f"{_count(scenario.cpus, 'CPU')}, {', '.join(scenario.specs) or 'any kernel'}"
         )
 
 
@@ -294,6 +312,20 @@ def append_to(scenario: Scenario, append: str) -> Scenario:
     return scenario.model_copy(update={"append": f"{scenario.append} {append}".strip()})
 
 
+def refuse_with_target(given: Mapping[str, object]) -> None:
+    """See that no option is given, by its name, that a target has no use for.
+
+    Raises:
+        UserError: one is.
+    """
+    for option, value in given.items():
+        if value:
+            raise UserError(
+                f"--target has a kernel of its own, which runs already: no {option} with it",
+                remedy=f"leave out {option}, or --target",
+            )
+
+
 def _run_all(
     scenarios: Sequence[Scenario],
     outcomes: list[Outcome],
@@ -307,21 +339,31 @@ def _run_all(
     from harness.lab import Lab  # noqa: PLC0415
     from harness.report.terminal import show_run  # noqa: PLC0415
     from harness.scenario.runner import Watch, run_scenario  # noqa: PLC0415
+    from harness.scenario.workshops import Workshops  # noqa: PLC0415
 
     for scenario in scenarios:
-        if not scenario.kernel:
+        if not scenario.specs:
             raise UserError(
                 f"{scenario.name} names no kernel to run on",
                 remedy="add `kernel: debian:7.3` to the file, or --kernel debian:7.3",
             )
+        if lock and scenario.target:
+            raise UserError(
+                f"{scenario.name} runs on {scenario.target}, and --locked is for kernels in guests"
+            )
         if lock:
             for spec in scenario.kernel:
                 lock.pin(spec)
-    with Phases(sys.stderr) as phases:
-        lab = Lab(snapshots=snapshots, say=phases.begin, progress=phases.fetch, lock=lock)
+    with Phases(sys.stderr) as phases, contextlib.ExitStack() as undo:
+
+        def make_lab() -> Lab:
+            return Lab(snapshots=snapshots, say=phases.begin, progress=phases.fetch, lock=lock)
+
+        workshops = undo.enter_context(Workshops(make_lab, say=phases.begin))
         watch = Watch(phases.begin, phases.advance, phases.fetch, phases.tell)
-        jobs = [(each, spec) for each in scenarios for spec in each.kernel]
+        jobs = [(each, spec) for each in scenarios for spec in each.specs]
         for number, (scenario, spec) in enumerate(jobs):
+            lab = workshops.at(scenario.target)
             outcome = run_scenario(lab, scenario, spec, watch, root=artifacts)
             phases.end()
             outcomes.append(outcome)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.lab import Lab
     from harness.report.record import RunRecord
     from harness.scenario.schema import Scenario
+    from harness.target.lab import TargetLab
 
 
 class RunEnded(Exception):
@@ -35,12 +36,12 @@ class ScenarioFile(pytest.File):
     Attributes:
         specs: kernels to run it on instead of its own; empty for those, or for `default`.
         default: the kernel of a scenario that names none.
-        workshop: returns the lab that makes the guests.
+        workshop: returns the lab of a target, or without one the lab that makes the guests.
     """
 
     specs: list[str]
     default: str
-    workshop: Callable[[], Lab]
+    workshop: Callable[[str | None], Lab | TargetLab]
 
     @classmethod
     def of(
@@ -59,12 +60,14 @@ class ScenarioFile(pytest.File):
             overrides: dict[str, object] = {"kernel": tuple(self.specs)} if self.specs else {}
             if launcher := self.config.getoption("--launcher"):
                 overrides["launcher"] = launcher
+            if target := self.config.getoption("--target"):
+                overrides |= {"target": target, "kernel": None}
             scenarios = load_scenarios(self.path, overrides)
         except ScenarioError as error:
             raise self.CollectError(str(error)) from None
         append = self.config.getoption("--append")
         for scenario in scenarios:
-            for spec in scenario.kernel or (self.default,):
+            for spec in scenario.specs or (self.default,):
                 yield Run.from_parent(
                     self,
                     name=_name(scenario.name, spec),
@@ -85,7 +88,12 @@ class Run(pytest.Item):
     """One run of a scenario."""
 
     def __init__(
-        self, *, scenario: Scenario, spec: str, workshop: Callable[[], Lab], **how: Any
+        self,
+        *,
+        scenario: Scenario,
+        spec: str,
+        workshop: Callable[[str | None], Lab | TargetLab],
+        **how: Any,
     ) -> None:
         super().__init__(**how)
         self._scenario = scenario
@@ -95,7 +103,8 @@ class Run(pytest.Item):
     def runtest(self) -> None:
         """Run it; what does not pass is raised or skipped."""
         root = self.config.getoption("--artifacts")
-        record = run_scenario(self._workshop(), self._scenario, self._spec, root=root).record
+        lab = self._workshop(self._scenario.target)
+        record = run_scenario(lab, self._scenario, self._spec, root=root).record
         self.user_properties.append(("verdict", str(record.verdict)))
         self.user_properties.append(("kernel", self._spec))
         if record.artifacts is not None:

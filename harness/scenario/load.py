@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from harness.errors import ScenarioError
 from harness.forms.document import Fault
 from harness.forms.explain import explain
-from harness.forms.load import Form
+from harness.forms.load import Form, override
 from harness.scenario.layers import Layers
 from harness.scenario.matrix import MAX_RUNS, axes_of, expand_data
 from harness.scenario.schema import STAND_INS, Scenario
@@ -39,7 +39,8 @@ def load_scenarios(path: Path, overrides: Mapping[str, object] | None = None) ->
 
     Args:
         path: a YAML file. A scenario without a name is called after it.
-        overrides: values for top-level keys, over those of the file and of its matrix.
+        overrides: values for top-level keys, over those of the file and of its matrix; None leaves
+            a key out.
 
     Raises:
         ScenarioError: see `harness.forms.load.Form.load`.
@@ -55,7 +56,7 @@ def load_scenarios(path: Path, overrides: Mapping[str, object] | None = None) ->
     runs = math.prod(map(len, axes.values()))
     if runs > MAX_RUNS:
         raise SCENARIO.refuse(path, [layers.blame(("matrix",), f"{runs} runs; {MAX_RUNS} at most")])
-    data = defaults | layers.data | dict(overrides)
+    data = override(defaults | layers.data, overrides)
     del data["matrix"]
     scenarios, faults = [], list[Fault]()
     for suffix, each in expand_data(data, axes):
@@ -96,10 +97,13 @@ def _is_list(path: Path) -> bool:
 
 def dump_scenario(scenario: Scenario) -> str:
     """Return a scenario as YAML that `load_scenario` reads back."""
-    content = scenario.model_dump(
-        exclude_none=True, exclude=set() if scenario.kernel else {"kernel"}
-    )
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(dump_data(scenario), sort_keys=False, allow_unicode=True)
+
+
+def dump_data(scenario: Scenario) -> dict[str, Any]:
+    """Return a scenario as data that makes it again."""
+    without = set() if scenario.kernel else {"kernel"}
+    return scenario.model_dump(exclude_none=True, exclude=without)
 
 
 def _name_of(path: Path) -> str:

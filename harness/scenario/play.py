@@ -74,7 +74,7 @@ class Play:
         self._injector = self._choose_injector()
         self._inside = self._injector in ("live", "veth")
         for number, _ in enumerate(scenario.nics):
-            if self._injector == "veth":
+            if self._injector == "veth" and number not in guest.veths:
                 guest.put_veth(number)
             self._set_mtu(number)
         self.steering = Steering(

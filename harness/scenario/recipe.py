@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from harness.kernels import KernelImage
+    from harness.kernels.image import RunningKernel
     from harness.report.record import QemuRecord
     from harness.scenario.schema import Scenario
 
@@ -63,7 +64,9 @@ def digest_files(scenario: Scenario) -> dict[str, str]:
     return {path: sha256_of(Path(path)) for path in dict.fromkeys(paths) if path}
 
 
-def tell_recipe(image: KernelImage | None, qemu: QemuRecord, **found: object) -> dict[str, object]:
+def tell_recipe(
+    image: KernelImage | RunningKernel | None, qemu: QemuRecord, **found: object
+) -> dict[str, object]:
     """Return all that a run was made from, as far as it came, for run.json.
 
     Args:

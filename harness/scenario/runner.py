@@ -23,7 +23,7 @@ from harness.report.record import (
     record_ledger,
 )
 from harness.scenario.expect import Sight, find_failures, find_queues
-from harness.scenario.load import dump_scenario
+from harness.scenario.load import dump_data, dump_scenario
 from harness.scenario.play import Play
 from harness.scenario.recipe import digest_files, tell_recipe
 from harness.scenario.results import FORMAT, keep_results, name_results
@@ -36,10 +36,12 @@ if TYPE_CHECKING:
 
     from harness.guest import Guest
     from harness.kernels import KernelImage
+    from harness.kernels.image import RunningKernel
     from harness.lab import Lab
     from harness.machine.hang.findings import Hang
     from harness.scenario.schema import Scenario
     from harness.steering import Steering
+    from harness.target.lab import TargetLab
     from harness.trace.books import Books
     from harness.trace.latency import Waits
 
@@ -94,7 +96,7 @@ class _Found:
 
     room: Path
     root: Path | None = None
-    kernel: KernelImage | None = None
+    kernel: KernelImage | RunningKernel | None = None
     qemu: QemuRecord = field(default_factory=QemuRecord)
     guest: Guest | None = None
     steering: Steering | None = None
@@ -119,7 +121,7 @@ class _Found:
 
 
 def run_scenario(
-    lab: Lab,
+    lab: Lab | TargetLab,
     scenario: Scenario,
     spec: str,
     watch: Watch | None = None,
@@ -129,22 +131,26 @@ def run_scenario(
     """Run a scenario on a kernel, judge it, and keep its results.
 
     Args:
-        lab: makes the guest.
+        lab: makes the guest, or is that of its target.
         scenario: what to run.
-        spec: the kernel.
+        spec: the kernel, or the target.
         watch: told how it gets on.
         root: where its results go; None is in the cache.
 
     Raises:
-        UserError: the kernel spec names nothing that can run the scenario. Whatever else goes
-            wrong is the run's verdict.
+        UserError: the kernel spec, or the target, is nothing that can run the scenario. Whatever
+            else goes wrong is the run's verdict.
     """
-    scenario = scenario.model_copy(update={"kernel": (spec,)}).expand()
+    if not scenario.target:
+        scenario = scenario.model_copy(update={"kernel": (spec,)})
+    scenario = scenario.expand()
     with frozen_room() as room:
         return _run(lab, scenario, spec, _Found(room, root), watch or Watch())
 
 
-def _run(lab: Lab, scenario: Scenario, spec: str, found: _Found, watch: Watch) -> Outcome:
+def _run(
+    lab: Lab | TargetLab, scenario: Scenario, spec: str, found: _Found, watch: Watch
+) -> Outcome:
     start = time.monotonic()
     try:
         judgement = _carry_through(lab, scenario, spec, found, watch)
@@ -180,7 +186,7 @@ def _run(lab: Lab, scenario: Scenario, spec: str, found: _Found, watch: Watch) -
 
 
 def _carry_through(
-    lab: Lab, scenario: Scenario, spec: str, found: _Found, watch: Watch
+    lab: Lab | TargetLab, scenario: Scenario, spec: str, found: _Found, watch: Watch
 ) -> Judgement:
     watch.say(f"looking for {spec}")
     found.kernel = lab.kernel(spec)
@@ -190,10 +196,11 @@ def _carry_through(
         if not gate.holds(found.kernel.numbers):
             why = f"{gate.what}: since {'.'.join(map(str, gate.since))} ({gate.source})"
             return Judgement(Verdict.SKIP, (f"{found.kernel.release}: {why}",))
-    watch.say("looking for QEMU and its accelerator")
-    version = ".".join(map(str, lab.qemu.version))
-    found.qemu = QemuRecord(version, lab.accel.name, lab.threads)
-    found.qemu_sha256 = lab.qemu.sha256
+    if lab.qemu:
+        watch.say("looking for QEMU and its accelerator")
+        version = ".".join(map(str, lab.qemu.version))
+        found.qemu = QemuRecord(version, lab.accel.name, lab.threads)
+        found.qemu_sha256 = lab.qemu.sha256
     try:
         found.files = digest_files(scenario)
     except OSError as error:
@@ -210,7 +217,8 @@ def _carry_through(
         pluggable=scenario.pluggable,
         launcher=scenario.launcher,
     )
-    watch.say(f"booting {found.kernel.release}")
+    verb = "starting an agent on" if scenario.target else "booting"
+    watch.say(f"{verb} {found.kernel.release}")
     try:
         guest = lab.open(spec, topology)
     except BootFailed as error:
@@ -330,7 +338,7 @@ def _keep(record: RunRecord, scenario: Scenario, found: _Found) -> RunRecord:
         **record.to_json(),
         "format": FORMAT,
         "recipe": _record_recipe(found),
-        "scenario": scenario.model_dump(exclude_none=True),
+        "scenario": dump_data(scenario),
         "notes": found.notes,
         "rx_queues": found.queues,
         "late_us": asdict(found.late) if found.late else None,
@@ -356,5 +364,5 @@ def _record_recipe(found: _Found) -> dict[str, Any]:
     )
 
 
-def _record_kernel(spec: str, image: KernelImage | None) -> KernelRecord:
+def _record_kernel(spec: str, image: KernelImage | RunningKernel | None) -> KernelRecord:
     return KernelRecord(spec, image.release, image.sha256) if image else KernelRecord(spec)

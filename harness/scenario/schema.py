@@ -23,7 +23,7 @@ from harness.scenario.parts import (
     Traffic,
     listed,
 )
-from harness.scenario.words import MAX_NICS, SPECS, Cpus, FilePath, Key, Rate, Title
+from harness.scenario.words import MAX_NICS, SPECS, Cpus, FilePath, Key, Rate, TargetAddress, Title
 from harness.traffic.frames import JUMBO_BYTES
 
 MAX_MEMORY_MIB = 65536
@@ -87,11 +87,15 @@ class Scenario(Model):
         default="auto",
         description="how frames get in: by a NIC over a socket or a tap, made in the guest (live, "
         "since 5.18; before, veth), or by a veth pair in it; auto is a tap where a NIC has several "
-        "queues and a socket elsewhere",
+        "queues, veth on a target and a socket elsewhere",
     )
     launcher: Launcher = Field(
         default="qemu",
         description="what boots the guest: the lab itself, or virtme-ng on this machine's own root",
+    )
+    target: TargetAddress | None = Field(
+        default=None,
+        description="the machine to run on instead of a guest, with the kernel that it has",
     )
     ssh: bool = Field(
         default=False, description="the guest has an sshd, to log in while the scenario runs"
@@ -131,6 +135,11 @@ class Scenario(Model):
         if conflicts:
             raise contradict(conflicts)
         return self
+
+    @property
+    def specs(self) -> tuple[str, ...]:
+        """What it runs on, one after the other: kernels, or its target."""
+        return (self.target,) if self.target else self.kernel
 
     @property
     def frames(self) -> int:
@@ -189,6 +198,8 @@ class Scenario(Model):
         steer = self.steer.model_copy(update={"to": self.targets})
         gro = any(flow.protocol == "tcp" or flow.pcap for flow in self.traffic)
         own = {"steer": steer, "traffic": traffic, "gro": gro if self.gro is None else self.gro}
+        if self.target and self.injector == "auto":
+            own["injector"] = "veth"
         return self.model_copy(update=own)
 
 

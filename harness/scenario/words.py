@@ -7,8 +7,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from harness.forms.model import EACH, ONE, Line, Words, refuse
+from harness.errors import UserError
+from harness.forms.model import EACH, ONE, Line, Words, refuse, withhold
 from harness.machine.topology import MAX_CPUS
+from harness.target.address import Address
 
 MAX_KEY = 8191
 """The largest key that a cpumap may have at NR_CPUS=8192."""
@@ -24,6 +26,13 @@ def _check_errno(name: str) -> str:
     if name not in errnos.errorcode.values():
         raise refuse("allowed: the name of an errno, such as EEXIST")
     return name
+
+
+def _check_target(text: str) -> str:
+    try:
+        return str(Address.parse(text))
+    except UserError as error:
+        raise withhold(f"{error.message}: {error.remedy}") from error
 
 
 def _check_span(span: tuple[int, int]) -> tuple[int, int]:
@@ -42,6 +51,8 @@ Title = Annotated[Line, Field(min_length=1, max_length=200)]
 FilePath = Annotated[Line, Field(min_length=1, max_length=4096)]
 SPECS = Words("a kernel spec such as debian:6.1, or a list of them")
 Errno = Annotated[str, AfterValidator(_check_errno), Words("the name of an errno, such as EEXIST")]
+TARGET = "ssh://user@host[:port]"
+TargetAddress = Annotated[Line, AfterValidator(_check_target), Words(TARGET)]
 Key = Annotated[int, Field(ge=0, le=MAX_KEY)]
 MapNumber = Annotated[int, Field(ge=0, le=MAX_MAPS - 1)]
 NicNumber = Annotated[int, Field(ge=0, le=MAX_NICS - 1)]

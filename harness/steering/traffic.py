@@ -73,8 +73,9 @@ class Traffic:
         stall_s = STALL_S * guest.machine.pace
         if nic in guest.veths:
             taken = lambda: self._xdp.answered().total()  # noqa: E731
-            return VethInjector(guest.calls, guest.veths[nic], taken, stall_s=stall_s)
-        wire = make_injector(guest.machine.nics[nic], stall_s=stall_s)
+            wire: Injector = VethInjector(guest.calls, guest.veths[nic], taken, stall_s=stall_s)
+        else:
+            wire = make_injector(guest.machine.nics[nic], stall_s=stall_s)
         if not self._plan.live:
             return wire
         program = self._xdp.live[self._plan.nics.index(nic)]

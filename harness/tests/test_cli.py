@@ -173,7 +173,8 @@ def test_people_get_a_table_and_a_summary(ran: list[Any]) -> None:
 
 def test_options_go_over_the_file(ran: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[bool] = []
-    fake = type("Fake", (), {"__init__": lambda _, **how: made.append(how["snapshots"])})
+    made_by = {"__init__": lambda _, **how: made.append(how["snapshots"])}
+    fake = type("Fake", (), made_by | {"close": lambda _: None})
     monkeypatch.setattr(lab, "Lab", fake)
     options = ["--cpus", "8", "--append", "slub_debug=FZPU", "--no-snapshot"]
     assert call("run", QUICKSTART, *options, *kernels("pass")).exit_code == 0

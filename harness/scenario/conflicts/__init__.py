@@ -8,6 +8,7 @@ from harness.forms.model import Conflict
 from harness.scenario.conflicts import parts, timeline
 from harness.scenario.conflicts.absences import check_absences
 from harness.scenario.conflicts.injector import check_injector
+from harness.scenario.conflicts.target import KEYS, check_target
 from harness.scenario.conflicts.traffic import check_traffic
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def find_conflicts(scenario: Scenario) -> Iterator[Conflict]:
         (parts.check_entries, {"entries", "cpus", "spare_cpus", "steer"}),
         (parts.check_guest, {"nics", "offline", "cpus"}),
         (check_injector, {"injector", "nics", "traffic", "steer", "timeline", "cpus", "offline"}),
+        (check_target, {"target", "injector", "nics", "timeline", *KEYS}),
         (parts.check_nodes, {"nodes", "cpus", "memory_mib", "spare_cpus"}),
         (parts.check_lengths, {"traffic", "mtu", "frags", "steer", "nics"}),
         (parts.check_files, {"entries", "steer", "timeline", "traffic"}),
