@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from harness.casework import Casework
 
 FRAMES = 120
+FIRST_WARNING = "warning that is the first since it booted (pr_warn_once)"
 WARNED = "an action that it cannot take is warned of"
 ABORTED, DROP, PASS, TX, REDIRECT = XdpAction
 ETH_P_IP = 0x0800
@@ -111,6 +112,7 @@ def test_some_go_on_and_others_pass(lab: Casework, every: int) -> None:
 def test_an_action_that_cannot_be_taken_is_warned_of(
     lab: Casework, verdict: int, mode: str
 ) -> None:
+    lab.guest.must_own(FIRST_WARNING)
     run = lab.steer(2, entries={}, mode=mode)
     run.set(2, 512, load_verdicts(lab.guest, [verdict]))
     lab.send(frames=1)

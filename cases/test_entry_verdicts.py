@@ -250,6 +250,7 @@ def test_exceptions_of_entries_are_traced(lab: Casework) -> None:
     until=FRAME_EXCEPTIONS,
 )
 def test_whether_the_kernel_warns_of_aborted_frames(lab: Casework) -> None:
+    lab.guest.must_own("warning that is the first since it booted (pr_warn_once)")
     run = lab.steer(2, entries={})
     run.set(2, 512, load_verdicts(lab.guest, [ABORTED]))
     lab.send(frames=FRAMES)

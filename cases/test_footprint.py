@@ -62,7 +62,7 @@ def objects(lab: Casework) -> Counter[str]:
         if error.errno != errno.ENOENT:
             raise
         used = Counter({SLABS: meminfo_bytes(lab, "SUnreclaim") // 128})
-    used[PERCPU] = meminfo_bytes(lab, "Percpu") // len(lab.cpus) // 128
+    used[PERCPU] = meminfo_bytes(lab, "Percpu") // lab.guest.cpus // 128
     return used
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
-from harness.agent.bpf import attach_xdp, load_object, load_verdict
+from harness.agent.bpf import F_XDP_HAS_FRAGS, attach_xdp, load_object, load_verdict
 from harness.agent.netlink import move_to_netns
 from harness.agent.syscalls import Buffer, Syscalls
 from harness.agent.threads import own_threads
@@ -21,6 +21,7 @@ from harness.machine.clock import check_clock, read_clock
 from harness.machine.command import SSH_GUEST
 from harness.machine.machine import Machine
 from harness.machine.splats import Splat, find_splats
+from harness.model.gates import FRAGS
 from harness.trace.events import XdpAction
 
 if TYPE_CHECKING:
@@ -317,7 +318,9 @@ class Guest:
         make_veth(self.calls, name, mac=self.mac(nic))
         self.ifindex[name] = bring_up_nic(self.calls, nic)
         sender = self.veths[nic] = PacketSocket(self.calls, peer_name(name))
-        attach_xdp(self.calls, load_verdict(self.calls, XdpAction.PASS), sender.ifindex, "native")
+        flags = F_XDP_HAS_FRAGS if FRAGS.holds(self.machine.kernel.numbers) else 0
+        passes = load_verdict(self.calls, XdpAction.PASS, flags=flags)
+        attach_xdp(self.calls, passes, sender.ifindex, "native")
 
     def set_mtu(self, nic: int, mtu: int) -> None:
         """Set the MTU of a NIC.

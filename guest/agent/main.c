@@ -149,6 +149,19 @@ static void serve(int from, int to, bool for_ever)
 	}
 }
 
+/* As in a guest of ours, 0 and 1 are nothing that the host could miss: cases use them. */
+static void serve_standard_streams(void)
+{
+	int from = fcntl(0, F_DUPFD_CLOEXEC, 3), to = fcntl(1, F_DUPFD_CLOEXEC, 3);
+
+	if (from < 0 || to < 0 || dup2(2, 0) < 0 || dup2(2, 1) < 0) {
+		fprintf(stderr, "cpumap-lab: standard streams: %m\n");
+		return;
+	}
+	fcntl(from, F_SETFL, fcntl(from, F_GETFL) | O_NONBLOCK);
+	serve(from, to, false);
+}
+
 /*
  * Return in a child, which is to serve; when it leaves, in another, which has nothing of the
  * first's: no descriptor, thread, child, namespace or capability. When one ends, so do all.
@@ -186,8 +199,7 @@ int main(int argc, char **argv)
 	if (getpid() != 1 && !within) {
 		if (argc == 3 && !strcmp(argv[1], "--apart"))
 			go_apart(argv[2]);
-		fcntl(0, F_SETFL, fcntl(0, F_GETFL) | O_NONBLOCK);
-		serve(0, 1, false);
+		serve_standard_streams();
 		return 0;
 	}
 	if (within) {

@@ -19,6 +19,7 @@ IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO = 1, 3, 4, 18
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 EOPNOTSUPP = 95
 AF_PACKET, SOCK_RAW, SOCK_NONBLOCK, ETH_P_ALL = 17, 3, 0o4000, 3
+SOL_SOCKET, SO_RCVBUFFORCE = 1, 33
 SOL_PACKET, PACKET_QDISC_BYPASS, PACKET_IGNORE_OUTGOING = 263, 20, 23
 SIOCGIFINDEX = 0x8933
 MMSGHDR, IOVEC, SOCKADDR_LL = 64, 16, 20
@@ -29,6 +30,10 @@ LARGEST = 65536
 def peer_name(name: str) -> str:
     """Return the name of the other end."""
     return f"{name}-wire"
+
+
+RECEIVE_BYTES = 16 << 20
+"""Of frames that came in and were not fetched yet."""
 
 
 def make_veth(calls: Syscalls, name: str, *, mac: str, mtu: int = 1500) -> None:
@@ -101,6 +106,8 @@ class PacketSocket:
         for option in (PACKET_QDISC_BYPASS, PACKET_IGNORE_OUTGOING):
             one = struct.pack("<i", 1)
             calls.must("setsockopt", self.fd, SOL_PACKET, option, one, len(one))
+        room = struct.pack("<i", RECEIVE_BYTES)
+        calls.must("setsockopt", self.fd, SOL_SOCKET, SO_RCVBUFFORCE, room, len(room))
         where = struct.pack("<H2si", AF_PACKET, ETH_P_ALL.to_bytes(2, "big"), self.ifindex)
         address = where.ljust(SOCKADDR_LL, b"\0")
         calls.must("bind", self.fd, address, len(address))

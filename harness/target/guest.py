@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from harness.machine.splats import Splat
 
 AT_FDCWD, O_RDONLY_NONBLOCK, SEEK_END = -100, 0o4000, 2
-EPIPE, EROFS = 32, 30
+EINVAL, EPIPE, EROFS = 22, 32, 30
 KMSG_BYTES = 16 << 20
 TRACE_KIB = 1 << 17
 """Trace buffers of all CPUs together, at most."""
@@ -83,8 +83,9 @@ class TargetGuest(Guest):
 
     @property
     def spare_cpus(self) -> int:
-        """None: what is there, is there."""
-        return 0
+        """Number of those, the last ones, that nobody asked for, online or not."""
+        assert isinstance(self.machine, Target)
+        return self.machine.cpus - self.machine.used
 
     @property
     def _where(self) -> str:
@@ -100,6 +101,22 @@ class TargetGuest(Guest):
         if re.fullmatch(r"/sys/class/net/\w+/device", path):
             self.must_own("NIC to take away from it")
         return super().link_target(path)
+
+    def set_mtu(self, nic: int, mtu: int) -> None:
+        """Set the MTU of a NIC; veth takes no large one with XDP programs before 5.18.
+
+        Raises:
+            NotOnTarget: it takes none so large (drivers/net/veth.c, veth_xdp_set).
+            GuestError: it cannot be set.
+        """
+        try:
+            super().set_mtu(nic, mtu)
+        except GuestError as error:
+            if error.errno != EINVAL:
+                raise
+            raise NotOnTarget(
+                f"{self._where}: its veth pairs take no MTU of {mtu} with XDP programs: {error}"
+            ) from None
 
     def threads(self, prefix: str) -> dict[int, str]:
         """Return the processes and kthreads whose comm begins so, but for others' of cpumaps."""

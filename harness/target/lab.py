@@ -40,7 +40,12 @@ class TargetLab:
         address: of the target.
         config: instead of ~/.ssh/config.
         say: told what takes long, before it does.
+
+    Attributes:
+        qemu: None: no QEMU of ours runs it.
     """
+
+    qemu: None = None
 
     def __init__(
         self,
@@ -107,7 +112,7 @@ class TargetLab:
         session = self._log_in()
         with contextlib.ExitStack() as undo:
             macs = tuple(nic.mac for nic in topology.devices)
-            target = Target(session, kernel, cpus=possible, macs=macs)
+            target = Target(session, kernel, cpus=possible, used=topology.cpus, macs=macs)
             undo.callback(target.close)
             guest = TargetGuest.on(target)
             undo.pop_all()

@@ -49,6 +49,7 @@ class Target:
         session: the login.
         kernel: what runs there.
         cpus: possible CPUs.
+        used: of those, the first ones, which are online and asked for.
         macs: hardware addresses of the interfaces that it is to have.
 
     Attributes:
@@ -68,10 +69,17 @@ class Target:
     pace = PACE
 
     def __init__(
-        self, session: Session, kernel: RunningKernel, *, cpus: int, macs: tuple[str, ...]
+        self,
+        session: Session,
+        kernel: RunningKernel,
+        *,
+        cpus: int,
+        used: int,
+        macs: tuple[str, ...],
     ) -> None:
         self.kernel = kernel
         self.cpus = cpus
+        self.used = used
         self.macs = macs
         self.nics: tuple[socket.socket, ...] = ()
         self.console = Heard()
