@@ -107,7 +107,8 @@ class PacketSocket:
             one = struct.pack("<i", 1)
             calls.must("setsockopt", self.fd, SOL_PACKET, option, one, len(one))
         room = struct.pack("<i", RECEIVE_BYTES)
-        calls.must("setsockopt", self.fd, SOL_SOCKET, SO_RCVBUFFORCE, room, len(room))
+        # for root; in a user namespace (EPERM) it stays as it is, and has room for some fifty
+        calls.raw("setsockopt", self.fd, SOL_SOCKET, SO_RCVBUFFORCE, room, len(room))
         where = struct.pack("<H2si", AF_PACKET, ETH_P_ALL.to_bytes(2, "big"), self.ifindex)
         address = where.ljust(SOCKADDR_LL, b"\0")
         calls.must("bind", self.fd, address, len(address))

@@ -78,7 +78,9 @@ class RunningKernel:
     @property
     def numbers(self) -> tuple[int, int, int]:
         """The upstream version, like (6, 1, 192)."""
-        return kernel_numbers(self.version.removeprefix("Linux version "))
+        # not what is between: the compiler has a version too, and Debian's is "Debian 10.2.1-6"
+        said, _, build = self.version.removeprefix("Linux version ").partition(" #")
+        return kernel_numbers(f"{said.partition(' ')[0]} #{build}")
 
 
 @dataclass(frozen=True)
