@@ -8,12 +8,13 @@ import pytest
 
 from harness.entries import load_device, load_onward, load_verdicts
 from harness.model.gates import EVERY_SKB_RUN
-from harness.trace.events import CpumapKthread, Event, XdpAction, XdpException
+from harness.trace.events import CpumapEnqueue, CpumapKthread, Event, XdpAction, XdpException
 
 if TYPE_CHECKING:
     from harness.casework import Casework
 
 FRAMES = 120
+BATCH = 8
 FIRST_WARNING = "warning that is the first since it booted (pr_warn_once)"
 WARNED = "an action that it cannot take is warned of"
 ABORTED, DROP, PASS, TX, REDIRECT = XdpAction
@@ -88,6 +89,7 @@ def test_which_drops_are_the_kernels(lab: Casework, verdict: int, dropped: int) 
 
 
 @pytest.mark.proves("cpu_map_bpf_prog_run", "what is redirected is flushed, whatever else passes")
+@pytest.mark.proves("cpu_map_bpf_prog_run", "it flushes once for each batch")
 @pytest.mark.parametrize("every", [2, 5, 8])
 def test_some_go_on_and_others_pass(lab: Casework, every: int) -> None:
     run = lab.steer(1, entries={3: 512})
@@ -99,6 +101,8 @@ def test_some_go_on_and_others_pass(lab: Casework, every: int) -> None:
     on = FRAMES // every
     assert (books.prog_redirect, books.prog_pass) == (on, FRAMES - on)
     assert {row.cpu: row.delivered for row in books.per_cpu} == {1: FRAMES - on, 3: on}
+    bulks = [record for record in lab.records(CpumapEnqueue) if record.to_cpu == 3]
+    assert len(bulks) == FRAMES // BATCH
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from harness.agent.bpf import CpuMap
 from harness.answers import Answers
 from harness.entries import load_verdicts
 from harness.errors import GuestError
-from harness.model.gates import CHARGED_APART, PROGRAM_ERRNO, UPDATE_WAITS
+from harness.model.gates import CHARGED_APART, MEMORY_BY_MEMCG, PROGRAM_ERRNO, UPDATE_WAITS
 from harness.trace.events import XdpAction
 
 if TYPE_CHECKING:
@@ -180,5 +180,42 @@ def test_entries_are_charged(lab: Casework) -> None:
         cpumap.set(0, 1)
     more = slabs(lab) - before
     assert sum(more[name] for name in more if name.startswith(CHARGED)) >= 2 * len(maps)
+    for cpumap in maps:
+        cpumap.close()
+
+
+CGROUPS = "/tmp/cgroups"
+BULK = 8 * 8
+"""Bytes: a bulk queue is eight pointers, and more."""
+
+
+def percpu_bytes(lab: Casework) -> int:
+    """Return the per-CPU memory that is charged to the lab's cgroup."""
+    found = re.search(r"^percpu (\d+)", lab.guest.read(f"{CGROUPS}/lab/memory.stat"), re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+@pytest.mark.kconfig("MEMCG")
+@pytest.mark.proves(
+    "__cpu_map_entry_alloc",
+    "its bulk queues are charged to the map's memory cgroup",
+    since=MEMORY_BY_MEMCG,
+)
+def test_bulk_queues_are_charged(lab: Casework) -> None:
+    guest, root = lab.guest, CGROUPS.encode()
+    guest.must_own("agent that is process 1, to put into a cgroup")
+    guest.calls.must("mkdir", root + b"\0", 0o755)
+    guest.calls.must("mount", b"cgroup2\0", root + b"\0", b"cgroup2\0", 0, 0)
+    guest.write(f"{CGROUPS}/cgroup.subtree_control", "+memory")
+    guest.calls.must("mkdir", root + b"/lab\0", 0o755)
+    guest.write(f"{CGROUPS}/lab/cgroup.procs", "1")
+    maps = [CpuMap(guest.calls, max_entries=len(lab.cpus)) for _ in range(FEW)]
+    before, bulks = percpu_bytes(lab), len(maps) * len(lab.cpus) * BULK
+    for cpumap in maps:
+        cpumap.set(0, 1)
+    lab.wait_for(lambda: percpu_bytes(lab) - before >= bulks)
+    assert percpu_bytes(lab) - before >= bulks
+    guest.write(f"{CGROUPS}/cgroup.procs", "1")
     for cpumap in maps:
         cpumap.close()

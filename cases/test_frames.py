@@ -11,7 +11,7 @@ import pytest
 
 from harness.agent.sink import udp_counters
 from harness.entries import Looker
-from harness.model.gates import SEVERAL_BUFFERS
+from harness.model.gates import SEVERAL_BUFFERS, STACK_KNOWS_CPUMAP_GENERIC
 from harness.traffic.frames import CHECKSUMS
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ It takes MTUs beyond; what is longer it drops (xdp_linearize_page), or breaks XD
 """
 TWO_BUFFERS = ONE_BUFFER + 1
 JUMBO = 9014
+UDP_CHECKSUM = 34, 6
+"""Where the datagram starts in the frame, and its checksum in there."""
 LENGTHS = [SHORTEST, 59, 60, 61, 127, 128, 129, 512, 1500, 1514]
 
 whole = pytest.mark.proves("cpu_map_kthread_run", "a frame becomes an skb of the same bytes")
@@ -141,6 +143,24 @@ def test_tcp_frames_are_redirected(lab: Casework) -> None:
 COUNTERS = ("NoPorts", "InCsumErrors", "InErrors")
 
 
+class Udp:
+    """What the guest's UDP has done with datagrams since this was made."""
+
+    def __init__(self, lab: Casework) -> None:
+        self._lab = lab
+        self._before = udp_counters(lab.guest.calls)
+
+    def counted(self) -> tuple[int, ...]:
+        """Return how far `COUNTERS` went."""
+        now = udp_counters(self._lab.guest.calls)
+        return tuple(now[name] - self._before[name] for name in COUNTERS)
+
+    def wait(self, *expected: int) -> tuple[int, ...]:
+        """Wait until so many are counted, and return how many are."""
+        self._lab.wait_for(lambda: self.counted() == expected)
+        return self.counted()
+
+
 @pytest.mark.proves("cpu_map_kthread_run", "the stack checks the checksum of what it delivers")
 @pytest.mark.parametrize(
     "mode",
@@ -156,16 +176,42 @@ COUNTERS = ("NoPorts", "InCsumErrors", "InErrors")
 def test_the_stack_checks_the_checksum(lab: Casework, mode: str) -> None:
     """No frame of a cpumap's claims that somebody else has done so (CHECKSUM_NONE)."""
     lab.steer(lab.cpus, mode="generic" if mode == "generic" else "native", socket=False, stack=True)
-    before = udp_counters(lab.guest.calls)
-
-    def counted() -> tuple[int, ...]:
-        now = udp_counters(lab.guest.calls)
-        return tuple(now[name] - before[name] for name in COUNTERS)
-
+    udp = Udp(lab)
     inject = lab.live if mode == "live" else lab.send
     for checksum in CHECKSUMS:
         inject(40, checksum=checksum)
     assert lab.close().delivered == 120
-    expected = (80, 40, 40)  # right or none: to a port that nobody listens to
-    lab.wait_for(lambda: counted() == expected)
-    assert counted() == expected
+    # right or none: to a port that nobody listens to
+    assert udp.wait(80, 40, 40) == (80, 40, 40)
+
+
+@pytest.mark.parametrize(
+    ("mode", "wrong"),
+    [
+        pytest.param(
+            "native",
+            40,
+            marks=pytest.mark.proves(
+                "cpu_map_kthread_run", "a frame no longer tells that its checksum is to be made"
+            ),
+        ),
+        pytest.param(
+            "generic",
+            0,
+            marks=pytest.mark.proves(
+                "cpu_map_generic_redirect",
+                "an skb still tells that its checksum is to be made",
+                since=STACK_KNOWS_CPUMAP_GENERIC,
+            ),
+        ),
+    ],
+)
+def test_a_checksum_that_is_yet_to_be_made(lab: Casework, mode: str, wrong: int) -> None:
+    lab.guest.must_own("NIC that a veth pair may take the place of")
+    lab.guest.put_veth(0)
+    lab.guest.veths[0].leave_checksum(*UDP_CHECKSUM)
+    lab.steer(lab.cpus, mode=mode, socket=False, stack=True)
+    udp = Udp(lab)
+    lab.send(40, checksum="wrong")
+    assert lab.close().delivered == 40
+    assert udp.wait(40 - wrong, wrong, wrong) == (40 - wrong, wrong, wrong)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.entries import load_verdicts
 from harness.plug import set_online
-from harness.trace.events import CpumapEnqueue, CpumapKthread
+from harness.trace.events import CpumapEnqueue, CpumapKthread, XdpAction
 
 if TYPE_CHECKING:
     from harness.casework import Casework
@@ -35,6 +36,20 @@ def test_an_offline_cpu_may_have_an_entry(lab: Casework) -> None:
     run.unpins()
     lab.send(frames=100)
     assert lab.close().delivered == 100
+    assert CPU not in kthread_cpus(lab)
+
+
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run", "the program of an entry whose CPU is offline runs elsewhere"
+)
+def test_an_offline_cpus_entry_has_its_program_run(lab: Casework) -> None:
+    set_online(lab.guest, CPU, online=False)
+    run = lab.steer(CPU, entries={})
+    run.set(CPU, 192, load_verdicts(lab.guest, [XdpAction.PASS, XdpAction.DROP]))
+    run.unpins()
+    lab.send(frames=100)
+    books = lab.close()
+    assert (books.delivered, books.prog_drop) == (50, 50)
     assert CPU not in kthread_cpus(lab)
 
 

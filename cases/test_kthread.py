@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 COMM = 15
 EINVAL, SIGKILL = 22, 9
+SCHED_OTHER, PRIO_PROCESS, NICE_0 = 0, 0, 20
 A_WHILE_S = 1.5
 """Long enough for an update to return that does not wait, or not for ever."""
 
@@ -41,6 +42,7 @@ def status(lab: Casework, pid: int) -> dict[str, str]:
     "a kthread's name is cpumap/CPU/map:ID, of which 15 characters are told",
     until=FULL_COMM,
 )
+@pytest.mark.proves("__cpu_map_entry_alloc", "a kthread is a task like others: SCHED_OTHER, nice 0")
 def test_name_and_affinity(lab: Casework) -> None:
     run = lab.steer(lab.cpus)
     names = [f"cpumap/{cpu}/map:{run.cpumap.id}" for cpu in lab.cpus]
@@ -49,6 +51,8 @@ def test_name_and_affinity(lab: Casework) -> None:
     assert lab.kthreads() == sorted(names)
     for pid, name in lab.guest.threads("cpumap/").items():
         assert status(lab, pid)["Cpus_allowed_list"] == re.findall(r"\d+", name)[0]
+        assert lab.guest.calls.must("sched_getscheduler", pid).value == SCHED_OTHER
+        assert lab.guest.calls.must("getpriority", PRIO_PROCESS, pid).value == NICE_0
 
 
 @pytest.mark.proves("cpu_map_kthread_run", "it runs on its CPU and takes up to 8 frames at once")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.entries import load_onward
+from harness.entries import Looker, load_onward
+from harness.model.gates import STACK_KNOWS_CPUMAP_GENERIC
 from harness.trace.events import CpumapEnqueue
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ generic = pytest.mark.proves(
     "cpu_map_generic_redirect", "producers share a ring: none loses another's skbs or frames"
 )
 ROUNDS = 5
+PORTS = 64
 
 
 def by_producer(lab: Casework) -> Counter[tuple[int, int]]:
@@ -135,7 +137,7 @@ def test_four_producers_fill_one_ring(lab: Casework, qsize: int) -> None:
 def test_four_queues_of_one_nic_fill_one_ring(lab: Casework) -> None:
     """The driver gives each queue a CPU, whose interrupt moves there with the first frame."""
     run = lab.steer(3, entries={3: 1000}, socket=False)
-    ports = range(5000, 5064)
+    ports = range(5000, 5000 + PORTS)
     before = run.send([run.flow(4, source_port=port) for port in ports])
     run.wait_rest()
     with lab.hold(3):
@@ -145,6 +147,34 @@ def test_four_queues_of_one_nic_fill_one_ring(lab: Casework) -> None:
     flood = run.sightings()[before:]
     assert {(hop.rx_queue, hop.cpu) for hop in flood} == {(cpu, cpu) for cpu in range(4)}
     assert books.queue_drops == frames - 1000
+
+
+@pytest.mark.proves(
+    "cpu_map_generic_redirect",
+    "an skb tells its queue to the entry's program and to the stack",
+    since=STACK_KNOWS_CPUMAP_GENERIC,
+)
+@pytest.mark.machine(taps=(4,))
+def test_an_skb_tells_its_queue(lab: Casework) -> None:
+    run = lab.steer(3, entries={}, mode="generic", socket=False)
+    looker = Looker(lab.guest, frames=PORTS)
+    run.set(3, 512, looker.program)
+    run.send([run.flow(1, source_port=port) for port in range(5000, 5000 + PORTS)])
+    lab.close()
+    queues = [hop.rx_queue for hop in run.sightings()]
+    assert len(set(queues)) > 1
+    assert [look.rx_queue_index for look in looker.looks()] == queues
+    assert [hop.rx_queue - 1 for hop in run.arrivals()] == queues
+
+
+@pytest.mark.proves("cpu_map_kthread_run", "a frame tells the stack no queue")
+@pytest.mark.machine(taps=(4,))
+def test_a_frame_tells_no_queue(lab: Casework) -> None:
+    run = lab.steer(3, socket=False)
+    run.send([run.flow(1, source_port=port) for port in range(5000, 5000 + PORTS)])
+    lab.close()
+    assert len({hop.rx_queue for hop in run.sightings()}) > 1
+    assert {hop.rx_queue for hop in run.arrivals()} == {0}
 
 
 @pytest.mark.proves(

@@ -8,6 +8,7 @@ import pytest
 
 from harness.answers import Answers
 from harness.entries import load_verdicts
+from harness.model.gates import EVERY_SKB_RUN, STACK_KNOWS_CPUMAP_GENERIC
 from harness.trace.events import XdpAction
 
 if TYPE_CHECKING:
@@ -39,6 +40,48 @@ def test_delete_delivers_what_is_queued(lab: Casework) -> None:
         assert len(lab.kthreads()) == 1  # it has its ring to empty first
     assert lab.wait_kthreads(0) == []
     assert lab.close().delivered == QUEUED
+
+
+@pytest.mark.parametrize("end", ["delete", "close"])
+@pytest.mark.parametrize(
+    "verdicts",
+    [
+        pytest.param(
+            [],
+            id="no program",
+            marks=pytest.mark.proves(
+                "cpu_map_kthread_run",
+                "told to stop, it delivers the skbs of its ring too",
+                since=STACK_KNOWS_CPUMAP_GENERIC,
+            ),
+        ),
+        pytest.param(
+            [XdpAction.PASS],
+            id="program",
+            marks=pytest.mark.proves(
+                "cpu_map_bpf_prog_run",
+                "a kthread that is told to stop has the program run on its ring's skbs too",
+                since=EVERY_SKB_RUN,
+            ),
+        ),
+    ],
+)
+def test_skbs_queued_in_an_entry_that_goes_are_delivered(
+    lab: Casework, end: str, verdicts: list[int]
+) -> None:
+    run = lab.steer(3, mode="generic", entries={3: 192})
+    if verdicts:
+        run.set(3, 192, load_verdicts(lab.guest, verdicts))
+    with lab.hold(3):
+        queue(lab)
+        if end == "delete":
+            run.cpumap.remove(3)
+        else:
+            run.dismantle()
+    assert lab.wait_kthreads(0) == []
+    books = lab.close()
+    assert books.delivered == QUEUED
+    assert books.prog_pass == QUEUED * len(verdicts)
 
 
 @pytest.mark.proves("cpu_map_update_elem", "a qsize of 0 deletes")

@@ -20,7 +20,7 @@ struct hop {
 	unsigned int count; /* how often the frame came by here */
 	unsigned short cpu; /* on which CPU, last time */
 	unsigned char verdict; /* what the program answered */
-	unsigned char rx_queue; /* the NIC's queue that it came by */
+	unsigned char rx_queue; /* the NIC's queue that it came by; at the stack 1 more, 0: not told */
 	unsigned int order; /* running number, from 1, of the frames that this CPU saw here */
 	unsigned short to_cpu; /* the key it was redirected to, else NO_CPU */
 	unsigned short length; /* bytes on the wire, without FCS */

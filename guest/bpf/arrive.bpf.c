@@ -48,6 +48,7 @@ int arrive(struct __sk_buff *skb)
 	__u32 *told = bpf_map_lookup_elem(&metadata, &headers.tag.frame);
 	if (told)
 		*told = read_metadata((void *)(long)skb->data_meta, data);
+	hop->rx_queue = skb->queue_mapping;
 	__u32 frames = skb->gso_segs ?: 1;
 	/* the stack has moved the outer VLAN tag out of the data */
 	note_hop(hop, frames, *act, NO_CPU, skb->len + (skb->vlan_present ? sizeof(struct vlan) : 0));

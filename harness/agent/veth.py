@@ -20,7 +20,8 @@ IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 EOPNOTSUPP = 95
 AF_PACKET, SOCK_RAW, SOCK_NONBLOCK, ETH_P_ALL = 17, 3, 0o4000, 3
 SOL_SOCKET, SO_RCVBUFFORCE = 1, 33
-SOL_PACKET, PACKET_QDISC_BYPASS, PACKET_IGNORE_OUTGOING = 263, 20, 23
+SOL_PACKET, PACKET_VNET_HDR, PACKET_QDISC_BYPASS, PACKET_IGNORE_OUTGOING = 263, 15, 20, 23
+VIRTIO_NET_HDR_F_NEEDS_CSUM = 1
 SIOCGIFINDEX = 0x8933
 MMSGHDR, IOVEC, SOCKADDR_LL = 64, 16, 20
 """Bytes of these structs."""
@@ -98,20 +99,37 @@ class PacketSocket:
 
     def __init__(self, calls: Syscalls, name: str) -> None:
         self._calls = calls
+        self._header = b""
         kind = SOCK_RAW | SOCK_NONBLOCK
         self.fd = calls.must("socket", AF_PACKET, kind, 0, why="a packet socket").value
         ifreq = Buffer(struct.pack("<16s24x", name.encode()), returned=True)
         calls.must("ioctl", self.fd, SIOCGIFINDEX, ifreq, why=name)
         self.ifindex = int.from_bytes(ifreq.content[16:20], "little")
         for option in (PACKET_QDISC_BYPASS, PACKET_IGNORE_OUTGOING):
-            one = struct.pack("<i", 1)
-            calls.must("setsockopt", self.fd, SOL_PACKET, option, one, len(one))
+            self._switch_on(option)
         room = struct.pack("<i", RECEIVE_BYTES)
         # for root; in a user namespace (EPERM) it stays as it is, and has room for some fifty
         calls.raw("setsockopt", self.fd, SOL_SOCKET, SO_RCVBUFFORCE, room, len(room))
         where = struct.pack("<H2si", AF_PACKET, ETH_P_ALL.to_bytes(2, "big"), self.ifindex)
         address = where.ljust(SOCKADDR_LL, b"\0")
         calls.must("bind", self.fd, address, len(address))
+
+    def _switch_on(self, option: int) -> None:
+        one = struct.pack("<i", 1)
+        self._calls.must("setsockopt", self.fd, SOL_PACKET, option, one, len(one))
+
+    def leave_checksum(self, start: int, offset: int) -> None:
+        """Send frames from here on as a guest or a socket of this machine does: without checksum.
+
+        Args:
+            start: of what it is of, in bytes from the Ethernet header on.
+            offset: of the checksum, in bytes from there on.
+
+        Raises:
+            GuestError: the kernel refuses it.
+        """
+        self._switch_on(PACKET_VNET_HDR)
+        self._header = struct.pack("<BBHHHH", VIRTIO_NET_HDR_F_NEEDS_CSUM, 0, 0, 0, start, offset)
 
     def send(self, calls: Syscalls, frames: Sequence[bytes]) -> int:
         """Send some frames by one sendmmsg(2) and return how many the interface took.
@@ -126,6 +144,7 @@ class PacketSocket:
         iovecs = MMSGHDR * len(frames)
         at = iovecs + IOVEC * len(frames)
         heads, vectors, own = bytearray(), bytearray(), dict[int, int]()
+        frames = [self._header + frame for frame in frames]
         for number, frame in enumerate(frames):
             own[MMSGHDR * number + 16] = iovecs + IOVEC * number
             own[iovecs + IOVEC * number] = at

@@ -39,7 +39,8 @@ class Hop:
         order: running number among the frames of this CPU, from 1; all 0: not kept.
         to_cpu: key that an XDP program redirected to, or `NO_CPU` (meaningless at the stack).
         length: bytes from the Ethernet header on; 0: not noted.
-        rx_queue: the NIC's queue that it came by (of `struct xdp_md`; meaningless at the stack).
+        rx_queue: the NIC's queue that it came by (of `struct xdp_md`); at the stack 1 more, as its
+            skb has it, or 0 if it does not tell (skb_record_rx_queue).
     """
 
     count: int = 0
