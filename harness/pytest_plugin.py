@@ -10,7 +10,6 @@ complained. Every `--kernel SPEC` runs every case once more, every `--smoke SPEC
 from __future__ import annotations
 
 import shlex
-from errno import ENOENT
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from harness.case_id import split_id
 from harness.casework import Casework
 from harness.contract.claims import KCONFIG, MARK, options_wanted, why_not
 from harness.coverage.counters import keep_counters, reset_counters
-from harness.errors import CacheError, GuestError, LabError, NotOnTarget, UserError
+from harness.errors import CacheError, LabError, NotOnTarget, UserError
 from harness.judge import Judgement, judge_error, tell_hang
 from harness.keepsake import keep_case
 from harness.kernels import remembered
@@ -284,8 +283,12 @@ def lab(
     kernel = workshop.kernel(kernel_spec)
     if reason := why_not(request.node, kernel.numbers):
         pytest.skip(reason)
-    if absent := lacking(kernel, options_wanted(request.node)):
+    wanted = options_wanted(request.node)
+    if absent := lacking(kernel, wanted):
         pytest.skip(f"no {', '.join(absent)} in {kernel.release}")
+    if wanted and isinstance(kernel, RunningKernel) and kernel.config is None:
+        options = ", ".join(f"CONFIG_{name}" for name in wanted)
+        pytest.skip(f"it takes {options}; no /boot/config-{kernel.release} there tells of that")
     if topology.spare_cpus and isinstance(workshop, Lab) and not workshop.unplugs_cpus(topology):
         pytest.skip("QEMU unplugs no CPU of a guest whose CPUs share a thread (--no-snapshot)")
     try:
@@ -309,7 +312,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     try:
         result = yield
     except LabError as error:
-        if reason := case.guest.refused(error) or _perhaps_lacking(pyfuncitem, case, error):
+        if reason := case.guest.refused(error):
             pytest.skip(reason)
         cause, judgement = error, case.explain(error)
     except (Exception, pytest.fail.Exception) as error:
@@ -337,20 +340,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     if weighed is judgement and weighed.verdict is Verdict.FAIL and not isinstance(cause, LabError):
         raise cause or CaseEnded(weighed)  # a failed assertion of the case, with its traceback
     raise CaseEnded(weighed) from cause
-
-
-def _perhaps_lacking(item: pytest.Item, case: Casework, error: LabError) -> str:
-    """Return what a target's kernel seems to have been built without; "" if that is known.
-
-    Only a file that is not there says so: /sys/kernel/debug/failslab, for one.
-    """
-    kernel, wanted = case.guest.machine.kernel, options_wanted(item)
-    known = not isinstance(kernel, RunningKernel) or kernel.config is not None
-    if known or not wanted or not isinstance(error, GuestError) or error.errno != ENOENT:
-        return ""
-    options = ", ".join(f"CONFIG_{name}" for name in wanted)
-    place = f"/boot/config-{kernel.release}"
-    return f"{error.message}; it takes {options}, which no {place} tells of"
 
 
 def _keep(item: pytest.Function, case: Casework, judgement: Judgement) -> None:

@@ -89,9 +89,10 @@ def frozen_room() -> Iterator[Path]:
 
 def worth_freezing(guest: Guest, verdict: Verdict) -> bool:
     """Tell whether there may be something to be seen in a guest, by the verdict on its run."""
-    hang = guest.machine.hang
-    can = guest.machine.freezes and verdict in TELLING
-    return can and (hang is None or hang.kind.in_guest)
+    machine, hang = guest.machine, guest.machine.hang
+    can = machine.freezes and verdict in TELLING
+    # one that has ended itself may have been slow to, and was looked at meanwhile
+    return can and (hang is None or hang.kind.in_guest or bool(machine.ended))
 
 
 def freeze_guest(guest: Guest, room: Path, *, go_on: bool = False) -> dict[str, Path]:

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-"""So late that only a bug reaches it."""
-
 
 class Guest:
     """Something that writes a console log, and lives or not."""

@@ -5,6 +5,8 @@ import re
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,10 +18,10 @@ from harness.machine.hang.symbols import Symbols
 from harness.machine.hang.sysrq import Task, parse_cpus, parse_stack, parse_tasks
 from harness.machine.hang.tell import tell_hang as tell
 from harness.machine.hang.vcpus import Registers, parse_registers
+from harness.remains import worth_freezing
 from harness.tests.fakes import LATE_S
 from harness.verdict import Verdict
 
-"""So late that only a bug reaches it."""
 WELL = Share(1.0, 1.0, 0.2, 2)
 REGISTERS = """\
 
@@ -307,3 +309,17 @@ def test_a_guest_that_could_not_run_has_not_failed(kind: Kind) -> None:
     failed, crashed = (Judgement(verdict, ("x",)) for verdict in (Verdict.FAIL, Verdict.CRASH))
     assert tell_hang(failed, hang).verdict is Verdict.INVALID
     assert tell_hang(crashed, hang).verdict is Verdict.CRASH
+
+
+def test_whose_guest_is_worth_freezing() -> None:
+    def worth(hang: Hang | None, ended: str = "", verdict: Verdict = Verdict.CRASH) -> bool:
+        machine = SimpleNamespace(freezes=True, hang=hang, ended=ended)
+        guest: Any = SimpleNamespace(machine=machine)
+        return worth_freezing(guest, verdict)
+
+    starved = Hang(Kind.HOST_STARVED, "QEMU ran for 1 % of the time")
+    assert worth(None)
+    assert not worth(None, verdict=Verdict.PASS)
+    assert not worth(starved)
+    assert worth(starved, "the guest has panicked")
+    assert worth(Hang(Kind.GUEST_SPINNING, "CPU 0"))

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-"""So late that only a bug reaches it."""
 MAC = "52:54:00:63:70:00"
 WIRES = {"socket": Nic("-"), "tap": Nic("-", taps=1), "tap of four queues": Nic("-", taps=4)}
 

@@ -14,7 +14,6 @@ from harness.tests.fakes import LATE_S
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-"""So late that only a bug reaches it."""
 SOON_S = 0.1
 GREETING = {"QMP": {"version": {"qemu": {"major": 10}, "package": ""}, "capabilities": []}}
 

@@ -17,7 +17,6 @@ from harness.tests.fakes import LATE_S, ends
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-"""So late that only a bug reaches it."""
 
 HARNESS = """\
 import sys, time

@@ -11,8 +11,6 @@ import pytest
 from harness.machine.watcher import ENDED, ENDS, Watcher, hear_end
 from harness.tests.fakes import LATE_S
 
-"""So late that only a bug reaches it."""
-
 
 def event(name: str, **data: object) -> bytes:
     return json.dumps({"event": name, "data": data}).encode() + b"\n"

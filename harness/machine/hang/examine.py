@@ -11,7 +11,7 @@ from harness.agent.threads import own_threads
 from harness.errors import GuestError, LabError, QemuFailed
 from harness.machine.hang import sysrq
 from harness.machine.hang.findings import AGENT, STOPPED, Findings, Hang, Vcpu, classify
-from harness.machine.hang.host import Load, Thread, read_load, share_since, tell_pressure
+from harness.machine.hang.host import Thread, read_load, share_since, tell_pressure
 from harness.machine.hang.symbols import Symbols
 from harness.machine.hang.tell import tell_hang
 from harness.machine.hang.vcpus import Registers, read_registers, read_stack, read_threads
@@ -72,7 +72,7 @@ class _Examination:
             found.run_state = self._ask("query-status", {})["status"]
             if found.run_state != "running":
                 return
-            self._look_twice(before)
+            self._look_twice()
         except QemuFailed as error:
             found.mute = error.message
             found.window = share_since(before, read_load(self._pid))
@@ -102,10 +102,11 @@ class _Examination:
             return False
         return True
 
-    def _look_twice(self, before: Load) -> None:
+    def _look_twice(self) -> None:
         found = self._found
         threads = read_threads(self._ask)
         first = self._look()
+        before = read_load(self._pid)  # a virtual CPU that is stopped to be looked at wants nothing
         time.sleep(max(0.0, SPAN_S - (time.clock_gettime(time.CLOCK_BOOTTIME) - before.at)))
         after = read_load(self._pid)
         found.window = share_since(before, after)
