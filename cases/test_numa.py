@@ -21,7 +21,7 @@ NUMA_NODE = 1 << 2
 RLIMIT_NOFILE = 7
 TABLES = 2 << 20
 """Pointers in the tables of all maps together, 16 MiB, if the maps are not too many for that."""
-MOST_MAPS = 4000
+MOST_MAPS = 12_000
 CPU_0 = struct.pack("<Q", 1)
 KTHREADS, STACK_KIB = 300, 16
 
