@@ -23,8 +23,7 @@ from harness.errors import CacheError, LabError, NotOnTarget, UserError
 from harness.judge import Judgement, judge_error, tell_hang
 from harness.keepsake import keep_case
 from harness.kernels import remembered
-from harness.kernels.examine import lacking
-from harness.kernels.image import RunningKernel
+from harness.kernels.examine import why_without
 from harness.kernels.lock import Lock, read_lock
 from harness.known_issues import FILE, KnownIssue, load_known_issues, weigh
 from harness.lab import Lab
@@ -283,12 +282,8 @@ def lab(
     kernel = workshop.kernel(kernel_spec)
     if reason := why_not(request.node, kernel.numbers):
         pytest.skip(reason)
-    wanted = options_wanted(request.node)
-    if absent := lacking(kernel, wanted):
-        pytest.skip(f"no {', '.join(absent)} in {kernel.release}")
-    if wanted and isinstance(kernel, RunningKernel) and kernel.config is None:
-        options = ", ".join(f"CONFIG_{name}" for name in wanted)
-        pytest.skip(f"it takes {options}; no /boot/config-{kernel.release} there tells of that")
+    if reason := why_without(kernel, options_wanted(request.node)):
+        pytest.skip(reason)
     if topology.spare_cpus and isinstance(workshop, Lab) and not workshop.unplugs_cpus(topology):
         pytest.skip("QEMU unplugs no CPU of a guest whose CPUs share a thread (--no-snapshot)")
     try:

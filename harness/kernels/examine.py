@@ -30,11 +30,9 @@ NEEDED = {
     "VIRTIO_NET": "the NICs",
     "INET": "the stack that frames are delivered to",
     "BPF_SYSCALL": "programs and maps",
-    "BPF_JIT": "programs at their speed",
     "NET_SCH_INGRESS": "the tc program that sees frames arrive",
     "NET_CLS_BPF": "the tc program that sees frames arrive",
-    "DEBUG_FS": "tracefs",
-    "EVENT_TRACING": "the tracepoints of XDP",
+    "EVENT_TRACING": "tracefs and the tracepoints of XDP",
 }
 """Options that no guest does without, each with what it is there for."""
 SLOWER = {"KASAN": 4.0, "PROVE_LOCKING": 2.0, "DEBUG_KMEMLEAK": 1.5, "KCSAN": 4.0}
@@ -78,6 +76,21 @@ def lacking(kernel: KernelImage | RunningKernel, names: Iterable[str]) -> list[s
     if options is None:
         return []
     return [f"CONFIG_{name}" for name in wanted if options.get(name, "n") == "n"]
+
+
+def why_without(kernel: KernelImage | RunningKernel, names: Iterable[str]) -> str | None:
+    """Return why what takes these options is not run on a kernel; None if it can be tried.
+
+    An image that tells nothing is tried: we know how such a guest fails. A machine of somebody's is
+    not, where it cannot be told what it lacks from what it does wrong.
+    """
+    wanted = list(names)
+    if absent := lacking(kernel, wanted):
+        return f"no {', '.join(absent)} in {kernel.release}"
+    if wanted and isinstance(kernel, RunningKernel) and options_in(kernel) is None:
+        options = ", ".join(f"CONFIG_{name}" for name in wanted)
+        return f"it takes {options}; no /boot/config-{kernel.release} there tells of that"
+    return None
 
 
 def slowdown(kernel: KernelImage) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,15 @@ import harness.contract.table
 import harness.kernels.check_cli
 from harness.kernels import KernelImage
 from harness.kernels.check_cli import check_command, findings
-from harness.kernels.examine import NEEDED, lacking, options_in, slowdown, unfit
+from harness.kernels.examine import (
+    NEEDED,
+    lacking,
+    options_in,
+    slowdown,
+    unfit,
+    why_without,
+)
+from harness.kernels.image import RunningKernel
 from harness.kernels.kconfig import own_fragments
 from harness.tests.fakes import PVH, make_bzimage, make_elf
 
@@ -72,6 +81,20 @@ def test_of_a_kernel_that_does_not_tell_nothing_is_claimed(tmp_path: Path, boot:
     assert options_in(silent) is None
     assert (unfit(silent), lacking(silent, ["A"]), slowdown(silent)) == ([], [], 1.0)
     assert "nothing tells its configuration" in findings(silent, [("A",)])[0]
+
+
+def test_a_machine_that_does_not_tell_is_not_tried(tmp_path: Path) -> None:
+    there = RunningKernel("ssh://there", "7.3-mine", "Linux version 7.3 #1", None)
+    assert why_without(there, []) is None
+    assert why_without(there, ["NUMA", "SMP"]) == (
+        "it takes CONFIG_NUMA, CONFIG_SMP; no /boot/config-7.3-mine there tells of that"
+    )
+    config = tmp_path / "config"
+    config.write_text("CONFIG_SMP=y\n")
+    told = replace(there, config=config)
+    assert why_without(told, ["SMP"]) is None
+    assert why_without(told, ["NUMA", "SMP"]) == "no CONFIG_NUMA in 7.3-mine"
+    assert why_without(kernel(tmp_path, make_bzimage()), ["NUMA"]) is None
 
 
 def test_what_no_guest_does_without(tmp_path: Path) -> None:
