@@ -18,6 +18,7 @@ import struct
 from typing import TYPE_CHECKING, Self
 
 from harness.errors import AgentLost, GuestError, LabError
+from harness.model.gates import FAIR_SERVER
 
 if TYPE_CHECKING:
     from harness.steering import Steering
@@ -40,7 +41,8 @@ class Hold:
         cpus: their keys.
 
     Raises:
-        HoldBroken: at the end, if a kthread took frames there in the meantime.
+        HoldBroken: at the end, if a kthread took frames there in the meantime; at the beginning, if
+            the kernel has no switch for what would run it.
     """
 
     def __init__(self, steering: Steering, *cpus: int) -> None:
@@ -105,9 +107,17 @@ class Hold:
 
     def _switch_off_servers(self, cpu: int) -> None:
         """Have no deadline server run tasks of lower classes on a CPU."""
-        for server in ("fair_server", "ext_server"):
+        for server, gate in (("fair_server", FAIR_SERVER), ("ext_server", None)):
+            path = f"/sys/kernel/debug/sched/{server}/cpu{cpu}/runtime"
             try:
-                self._guest.write(f"/sys/kernel/debug/sched/{server}/cpu{cpu}/runtime", "0")
+                self._guest.write(path, "0")
             except GuestError as error:
                 if error.errno != ENOENT:
                     raise
+                if gate and gate.holds(self._guest.machine.kernel.numbers):
+                    raise HoldBroken(
+                        f"nothing holds a kthread on CPU {cpu}: {gate.what}, and there is no "
+                        f"{path} to switch that off",
+                        remedy="build the kernel with CONFIG_DEBUG_FS, before 6.15 with "
+                        "CONFIG_SCHED_DEBUG too",
+                    ) from error

@@ -192,3 +192,12 @@ FRAME_EXCEPTIONS = Gate(
     "unknown; after 6.18, perhaps as early as 7.0",
     "booted: 6.18 without, 7.2 with",
 )
+
+# -- the scheduler under it
+
+FAIR_SERVER = Gate(
+    "tasks of the fair class get a twentieth of a CPU that others would keep for themselves",
+    (6, 12),
+    "sched/fair: Add trivial fair server",
+    "booted: 6.1 without, 6.12 with",
+)
