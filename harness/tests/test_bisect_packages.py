@@ -219,7 +219,7 @@ def test_the_right_guess_is_waited_for(fetches: Path) -> None:
 def test_the_wrong_guess_is_ended(fetches: Path) -> None:
     prefetch = Prefetch()
     prefetch.start(candidate("debian:6.1"))
-    assert wait_until(fetches.exists, LATE_S)
+    assert wait_until(lambda: fetches.exists() and fetches.read_text() != "", LATE_S)
     prefetch.wait(candidate("debian:6.12"))
     assert fetches.read_text() == "debian:6.1\n"
 
