@@ -109,7 +109,7 @@ def test_a_cpu_may_come_and_go_under_load(lab: Casework) -> None:
 @pytest.mark.smoke
 @pytest.mark.proves("bq_enqueue", "frames of one device go on while another comes and goes")
 def test_a_nic_comes_and_goes_while_another_is_busy(lab: Casework) -> None:
-    run = lab.steer((1, 2), nics=(0, 1))
+    run = lab.steer((1, 2), entries={1: 4096, 2: 4096}, nics=(0, 1))
     run.send([run.flow(100, nic=1)])
     assert run.wait_rest()  # no frame in a ring holds its device (test_known.py)
     with run.sending([run.flow(3000)], rate=4000):

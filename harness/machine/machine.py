@@ -267,7 +267,7 @@ class Machine:
             str(recipe.qemu.binary),
             *recipe.qemu.args,
             "-accel",
-            recipe.accel.argument if incoming else recipe.accel.boot_argument,
+            recipe.accel.argument_for(recipe.topology, boots=not incoming),
             *recipe.arguments(),
             *command.backends(recipe.topology, wiring, share_ram=share_ram),
             *(["-incoming", "defer"] if incoming else []),

@@ -149,7 +149,7 @@ class VirtmeMachine(Machine):
         options = [*command.own_devices(topology, accel.cpu), "-cpu", accel.cpu]
         options += command.channels(topology, wiring)
         if accel.name == "tcg":
-            options += ["-accel", accel.boot_argument]
+            options += ["-accel", accel.argument_for(topology, boots=True)]
         append = ["loglevel=6", "net.ifnames=0", "biosdevname=0"]
         append += command.PATIENCE_ARGS.split()
         append += command.added(topology, kernel_hz(recipe.kernel.config))

@@ -53,16 +53,20 @@ def test_each_nic_has_an_address_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accel", "argument", "boot_argument"),
+    ("accel", "argument", "patient_argument"),
     [
         (Accel("tcg", "multi", "why"), "tcg,thread=multi", "tcg,thread=single"),
         (Accel("tcg", "single", "why"), "tcg,thread=single", "tcg,thread=single"),
         (Accel("kvm", "", "why", "host"), "kvm", "kvm"),
     ],
 )
-def test_the_accelerators_argument(accel: Accel, argument: str, boot_argument: str) -> None:
-    assert accel.argument == argument
-    assert accel.boot_argument == boot_argument
+def test_the_accelerators_argument(accel: Accel, argument: str, patient_argument: str) -> None:
+    plain, pluggable = Topology(), Topology(nics=2, pluggable=True)
+    assert accel.argument_for(plain, boots=False) == argument
+    assert accel.argument_for(plain, boots=True) == patient_argument
+    assert accel.argument_for(pluggable, boots=False) == patient_argument
+    cpus_too = Topology(nics=2, pluggable=True, spare_cpus=1)
+    assert accel.argument_for(cpus_too, boots=False) == argument
 
 
 def test_the_pace_is_no_part_of_what_an_accelerator_is() -> None:
