@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.entries import load_onward
 from harness.errors import GuestError
-from harness.model.gates import UPDATE_WAITS
+from harness.model.gates import PREEMPTIBLE_SOFTIRQS, UPDATE_WAITS
 
 if TYPE_CHECKING:
     from harness.casework import Casework
@@ -17,6 +19,7 @@ RPS = "/sys/class/net/eth0/queues/rx-0/rps_cpus"
 QUEUED = 50
 ASIDE = 2
 """The agent's thread that removes the device."""
+SCHED_FIFO, ABOVE_OTHERS = 1, 10
 
 
 @pytest.mark.machine(append="slub_debug=FZPU")
@@ -88,3 +91,19 @@ def test_an_entry_replaced_before_its_kthread_ran_loses_no_frame(lab: Casework) 
     taken = run.taken_on(3)
     assert taken == run.sent, f"{taken} of {run.sent} frames queued were taken"
     assert lab.close().delivered == run.sent
+
+
+@pytest.mark.kconfig("PREEMPT_RT")
+@pytest.mark.proves(
+    "__cpu_map_flush",
+    "the kthread that it wakes may preempt it, and fill what it flushes next",
+    since=PREEMPTIBLE_SOFTIRQS,
+)
+def test_a_kthread_that_preempts_a_flush_leaves_it_its_list(lab: Casework) -> None:
+    run = lab.steer((2, 1), entries={2: 4096}, socket=False)  # flushed first: what came in last
+    run.set(1, 4096, load_onward(lab.guest, run.cpumap, 2), onward=(2,))
+    (pid,) = lab.guest.threads("cpumap/1/")
+    priority = struct.pack("<i", ABOVE_OTHERS)
+    lab.guest.calls.must("sched_setscheduler", pid, SCHED_FIFO, priority, why="cpumap/1")
+    lab.live(64, cpu=1)
+    assert lab.close().delivered == 64

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 CASES = REPO / "cases"
 OLDEST = (5, 10)
+RT = "PREEMPT_RT"
+"""The option of Debian's flavour `-rt`, and of no other."""
 NEWEST_STABLE = 9999
 """A series is judged as its newest release: it has all that was ever backported to it."""
 
@@ -95,7 +97,7 @@ def table_of(
     Args:
         claims: (case, claim) pairs.
         issues: what kernels are known to fail.
-        options: of debug kernels, which cases want; by case.
+        options: of debug kernels or of a flavour, which cases want; by case.
 
     Raises:
         UserError: two cases say the same of a function, but not of the same kernels.
@@ -123,6 +125,7 @@ def read_contract() -> list[Row]:
     items = {item: item.nodeid.partition("[")[0] for item in collect_cases()}
     claims = ((case, claim) for item, case in items.items() for claim in claims_of(item))
     special = {name for part in own_fragments(tuple(debug_names()))[1:] for name in part.options}
+    special.add(RT)
     options = {
         case: [name for name in options_wanted(item) if name in special]
         for item, case in items.items()
@@ -158,7 +161,9 @@ def _row(
     until = min((gate.since for gate in claim.closing), default=None)
     due = {name: numbers for name, numbers in matrix_kernels().items() if claim.holds(numbers)}
     options: tuple[str, ...] = ()
-    if all(wanted.get(case) for case in cases):
+    if all(RT in wanted.get(case, ()) for case in cases):
+        due = {name: numbers for name, numbers in due.items() if name.endswith("-rt")}
+    elif all(wanted.get(case) for case in cases):
         options = tuple(dict.fromkeys(name for case in cases for name in wanted[case]))
         due = {}
     known = tuple(

@@ -19,7 +19,6 @@ class Facts:
         possible: CPUs that may ever be there (cpu_possible_mask).
         online: CPUs that are there.
         nodes: NUMA nodes that are online.
-        rt: PREEMPT_RT.
         map_bytes: sizeof(struct bpf_cpu_map); it varies with the config.
         cache_line: SMP_CACHE_BYTES, which sets how lazily a ptr_ring hands back its slots.
         page_bytes: PAGE_SIZE.
@@ -31,7 +30,6 @@ class Facts:
     possible: frozenset[int] = frozenset(range(4))
     online: frozenset[int] = frozenset(range(4))
     nodes: frozenset[int] = field(default=frozenset({0}))
-    rt: bool = False
     map_bytes: int = 288
     cache_line: int = 64
     page_bytes: int = 4096

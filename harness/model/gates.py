@@ -174,6 +174,13 @@ FLUSH_LISTS_ON_STACK = Gate(
     "3f9fe37d9e16, net: Move per-CPU flush-lists to bpf_net_context on PREEMPT_RT",
     "read: 6.1, 6.12",
 )
+PREEMPTIBLE_SOFTIRQS = Gate(
+    "under PREEMPT_RT tasks may preempt each other with softirqs off, and share their CPU's bulk "
+    "queues",
+    (6, 18),
+    "3253cb49cbad, softirq: Allow to drop the softirq-BKL lock on PREEMPT_RT",
+    "booted: 7.3-rt with",
+)
 FULL_COMM = Gate(
     "a kthread's whole name stands in /proc, not its first 15 characters",
     (5, 17),

@@ -164,3 +164,11 @@ def test_what_only_debug_kernels_prove_is_claimed_of_no_other() -> None:
     assert show_kernels(row) == "built with FAILSLAB"
     (row,) = table_of([("a", claim), ("b", claim)], options={"a": ["FAILSLAB"]})
     assert (row.kernels, row.options) == (tuple(matrix_kernels()), ())
+
+
+def test_preempt_rt_is_a_flavour() -> None:
+    claim = Claim("bq_enqueue", "x")
+    (row,) = table_of([("a", claim)], options={"a": ["PREEMPT_RT"]})
+    assert (row.kernels, row.options) == (("7.3-rt",), ())
+    (row,) = table_of([("a", claim), ("b", claim)], options={"a": ["PREEMPT_RT"]})
+    assert row.kernels == tuple(matrix_kernels())
