@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from harness.agent import btf, insns
@@ -240,19 +241,18 @@ def facts_of(guest: Guest, *, exact_memory: bool = False) -> Facts:
         GuestError: the guest does not tell.
     """
     cpu = "/sys/devices/system/cpu"
-    facts = {
-        "kernel": guest.machine.kernel.numbers,
-        "nr_cpus": int(guest.read(f"{cpu}/kernel_max")) + 1,
-        "possible": parse_list(guest.read(f"{cpu}/possible")),
-        "online": parse_list(guest.read(f"{cpu}/online")),
-        "nodes": parse_list(_read(guest, "/sys/devices/system/node/online") or "0"),
-        "rt": _read(guest, "/sys/kernel/realtime").strip() == "1",
-        "unprivileged_bpf_disabled": _read(guest, UNPRIVILEGED).strip() != "0",
-    }
-    if exact_memory:
-        whole: bytes = guest.calls.link.call("read", btf.VMLINUX, 16 << 20)
-        facts["map_bytes"] = btf.struct_bytes(whole, "bpf_cpu_map") or 0
-    return Facts(**facts)  # type: ignore[arg-type]
+    facts = Facts(
+        kernel=guest.machine.kernel.numbers,
+        nr_cpus=int(guest.read(f"{cpu}/kernel_max")) + 1,
+        possible=parse_list(guest.read(f"{cpu}/possible")),
+        online=parse_list(guest.read(f"{cpu}/online")),
+        nodes=parse_list(_read(guest, "/sys/devices/system/node/online") or "0"),
+        unprivileged_bpf_disabled=_read(guest, UNPRIVILEGED).strip() != "0",
+    )
+    if not exact_memory:
+        return facts
+    whole: bytes = guest.calls.link.call("read", btf.VMLINUX, 16 << 20)
+    return replace(facts, map_bytes=btf.struct_bytes(whole, "bpf_cpu_map") or 0)
 
 
 def _read(guest: Guest, path: str) -> str:
