@@ -189,6 +189,16 @@ def _configure(make: _Make, fragments: Sequence[Fragment], variables: Sequence[s
         fresh.replace(config)
 
 
+_WITH_US = """
+exec 3<&0 </dev/null
+{ trap "" TERM; cat; kill -KILL 0; } <&3 >/dev/null 2>&1 &
+exec 3<&-
+exec "$@"
+"""
+"""Runs a command in whose process group one waits for the pipe's other end to close, even by the
+lab's death, and then kills the group: make tells its children nothing when it is killed."""
+
+
 class _Make:
     """Runs make, or vng, on a tree.
 
@@ -228,22 +238,22 @@ class _Make:
     @contextlib.contextmanager
     def _started(self, argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
         child = subprocess.Popen(
-            ["nice", "-n", str(NICENESS), *argv],
+            ["sh", "-c", _WITH_US, "sh", "nice", "-n", str(NICENESS), *argv],
             cwd=self.source,
             env=self._env,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             process_group=0,  # a Ctrl-C is for the lab, which then ends make and its compilers
         )
-        try:
-            yield child
-        finally:
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGTERM)
-                child.wait(STOP_S)
-            if child.stdout:
-                child.stdout.close()
+        with child:  # closes the pipe: whoever is still there is killed
+            try:
+                yield child
+            finally:
+                if child.poll() is None:
+                    os.killpg(child.pid, signal.SIGTERM)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        child.wait(STOP_S)
 
 
 def failure_of(source: Path, log: Path) -> LabError:

@@ -146,19 +146,30 @@ def test_no_tree_and_a_tree_that_was_built_in_place_are_refused(tmp_path: Path) 
         build_kernel(source, [FRAGMENT], tmp_path / "out")
 
 
-def test_an_interrupted_build_leaves_nothing_running(tmp_path: Path) -> None:
-    source = tree(tmp_path / "tree", f"echo $$$$ > {tmp_path}/pid; exec sleep 600")
+@pytest.mark.parametrize(
+    ("number", "recipe"),
+    [
+        (signal.SIGINT, "exec sleep 600"),
+        (signal.SIGINT, "trap '' TERM; while :; do sleep 1; done"),
+        (signal.SIGKILL, "exec sleep 600"),
+    ],
+)
+def test_an_interrupted_build_leaves_nothing_running(
+    tmp_path: Path, number: signal.Signals, recipe: str
+) -> None:
+    source = tree(tmp_path / "tree", f"echo $$$$ > {tmp_path}/pid; {recipe}")
     code = (
         "import harness.kernels.build as b; from harness.kernels.kconfig import Fragment;"
-        "from pathlib import Path; b.check_toolchain = lambda: None;"
+        "from pathlib import Path; b.check_toolchain = lambda: None; b.STOP_S = 1;"
         f"b.build_kernel(Path({str(source)!r}), [Fragment('a', 'CONFIG_A=y')],"
         f" Path({str(tmp_path / 'out')!r}))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as lab:
         pid = tmp_path / "pid"
         assert wait_until(lambda: pid.exists() and pid.read_text(), LATE_S)
-        lab.send_signal(signal.SIGINT)
-        assert b"KeyboardInterrupt" in lab.communicate()[1]
+        lab.send_signal(number)
+        told = lab.communicate()[1]
+    assert (b"KeyboardInterrupt" in told) == (number == signal.SIGINT)
     assert ends(int(pid.read_text()))
 
 
