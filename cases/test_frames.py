@@ -49,6 +49,30 @@ def test_every_size_arrives_whole(lab: Casework, size: int) -> None:
     assert {hop.length for hop in run.arrivals()} == {size}
 
 
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(
+            "native",
+            marks=pytest.mark.proves(
+                "cpu_map_kthread_run", "a frame becomes an skb without mark, priority or hash"
+            ),
+        ),
+        pytest.param(
+            "generic",
+            marks=pytest.mark.proves(
+                "cpu_map_generic_redirect", "an skb is given no mark, priority or hash"
+            ),
+        ),
+    ],
+)
+def test_an_skb_is_given_no_traits(lab: Casework, mode: str) -> None:
+    run = lab.steer(lab.cpus, mode=mode)
+    lab.send(frames=200)
+    assert lab.close().delivered == 200
+    assert run.traits() == {"mark": 0, "priority": 0, "hash": 0}
+
+
 @whole
 @pytest.mark.machine(mrg_rxbuf=False)
 @pytest.mark.parametrize("size", LENGTHS)

@@ -28,6 +28,29 @@ struct {
 	__type(value, __u32);
 } metadata SEC(".maps");
 
+/* How many skbs came with what nobody gave them. */
+enum trait {
+	MARK,
+	PRIORITY,
+	HASH,
+	TRAITS,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, TRAITS);
+	__type(key, __u32);
+	__type(value, __u64);
+} traits SEC(".maps");
+
+static __always_inline void count_trait(__u32 trait, __u32 value)
+{
+	__u64 *n = value ? bpf_map_lookup_elem(&traits, &trait) : 0;
+
+	if (n)
+		++*n;
+}
+
 SEC("tc")
 int arrive(struct __sk_buff *skb)
 {
@@ -49,6 +72,9 @@ int arrive(struct __sk_buff *skb)
 	if (told)
 		*told = read_metadata((void *)(long)skb->data_meta, data);
 	hop->rx_queue = skb->queue_mapping;
+	count_trait(MARK, skb->mark);
+	count_trait(PRIORITY, skb->priority);
+	count_trait(HASH, skb->hash);
 	__u32 frames = skb->gso_segs ?: 1;
 	/* the stack has moved the outer VLAN tag out of the data */
 	note_hop(hop, frames, *act, NO_CPU, skb->len + (skb->vlan_present ? sizeof(struct vlan) : 0));

@@ -109,6 +109,10 @@ class XdpSide:
             program.close()
 
 
+TRAITS = ("mark", "priority", "hash")
+"""`enum trait` of guest/bpf/arrive.bpf.c."""
+
+
 class TcSide:
     """The tc program at the ingress of a run's NICs, where frames come out of the cpumaps.
 
@@ -154,3 +158,8 @@ class TcSide:
         """Return the number that each frame's metadata told, None without any."""
         told = self._notes["metadata"].read_first(frames)
         return [number - 1 if number else None for (number,) in struct.iter_unpack("<I", told)]
+
+    def traits(self) -> dict[str, int]:
+        """Return how many skbs came with a mark, a priority or a hash."""
+        counts = self._notes["traits"]
+        return {name: counts.sum_over_cpus(at, self._cpus) for at, name in enumerate(TRAITS)}

@@ -303,6 +303,10 @@ class Steering:
         """Return the number that each frame's metadata told at tc ingress, None without any."""
         return self._tc.metadata(self.sent)
 
+    def traits(self) -> dict[str, int]:
+        """Return how many skbs came to tc ingress with a mark, a priority or a hash."""
+        return self._tc.traits()
+
     def close(self) -> Books:
         """Wait for rest, stop tracing, and close the books."""
         self.wait_rest()
