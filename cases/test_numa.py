@@ -11,6 +11,7 @@ import pytest
 from harness.agent.bpf import CpuMap, create_map
 from harness.answers import Answers, facts_of
 from harness.model.facts import parse_list
+from harness.model.gates import CHARGED_APART
 from harness.trace.events import CpumapEnqueue, CpumapKthread
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ TABLES = 2 << 20
 """Pointers in the tables of all maps together, 16 MiB, if the maps are not too many for that."""
 MOST_MAPS = 12_000
 CPU_0 = struct.pack("<Q", 1)
+OF_NODE = [struct.pack("<Q", mask) for mask in (0b0011, 0b1100)]
+"""CPUs of each of two nodes, of four in all."""
+SIZES = ("192", "256", "512", "1k", "2k")
+"""What a `struct ptr_ring` and a `struct bpf_cpu_map_entry` may take."""
 KTHREADS, STACK_KIB = 300, 16
 
 
@@ -102,6 +107,34 @@ def test_a_kthread_lies_on_the_node_of_its_cpu(lab: Casework, node: int) -> None
         cpumap.set(cpu, 1)
     taken = [was - free_kib(lab, n) for n, was in enumerate(before)]
     assert taken[node] - taken[1 - node] > KTHREADS * STACK_KIB / 2  # others allocate, too
+    for cpumap in maps:
+        cpumap.close()
+    assert lab.wait_kthreads(0) == []
+
+
+def charged_objects(lab: Casework, node: int) -> int:
+    """Return how many objects of general sizes, charged to a cgroup, lie on a node."""
+    found = 0
+    for size in SIZES:
+        text = lab.guest.read(f"/sys/kernel/slab/kmalloc-cg-{size}/objects")
+        found += sum(int(count) for count in re.findall(rf"N{node}=(\d+)", text))
+    return found
+
+
+@pytest.mark.proves(
+    "__cpu_map_entry_alloc", "an entry and its ring lie on the node of its CPU", since=CHARGED_APART
+)
+@pytest.mark.kconfig("SLUB_DEBUG", "MEMCG")
+@pytest.mark.parametrize("node", [0, 1])
+def test_an_entry_lies_on_the_node_of_its_cpu(lab: Casework, node: int) -> None:
+    cpu = min(parse_list(lab.guest.read(f"/sys/devices/system/node/node{node}/cpulist")))
+    for tid in lab.guest.own_threads():  # who makes it is on the other node
+        lab.guest.calls.must("sched_setaffinity", tid, 8, OF_NODE[1 - node])
+    maps = [CpuMap(lab.guest.calls, max_entries=len(lab.cpus)) for _ in range(KTHREADS)]
+    before = charged_objects(lab, node)
+    for cpumap in maps:
+        cpumap.set(cpu, 1)
+    assert charged_objects(lab, node) - before > 2 * KTHREADS * 0.9
     for cpumap in maps:
         cpumap.close()
     assert lab.wait_kthreads(0) == []
