@@ -7,9 +7,12 @@ keeps its CPU's softirqs from running at all on older kernels (before d15121be74
 among them; PREEMPT_RT has a kthread for RCU's own work, rcuc, without which no grace period ends
 (kernel/rcu/tree.c, rcu_cpu_kthread), and another that lends its priority to a reader that the
 spinner keeps from its end, rcub; there, too, timers and irq_work have theirs; and only cpuhp takes
-a CPU offline. Interrupts have threads under PREEMPT_RT, of priority 50: the spinner's is the lowest
-of its class, so that the agent's link and the NICs go on. The agent's own threads leave the CPU:
-one that is starved with a lock of their process would stop them all.
+a CPU offline. So are the workers of the CPU's own workqueues: a CPU that is never idle runs the
+timers of idle ones, and what these queue (SRCU's grace periods) is for the CPU that runs them
+(kernel/time/timer_migration.c, 6.9; get_nohz_timer_target before). Interrupts have threads under
+PREEMPT_RT, of priority 50: the spinner's is the lowest of its class, so that the agent's link and
+the NICs go on. The agent's own threads leave the CPU: one that is starved with a lock of their
+process would stop them all.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 SCHED_FIFO = 1
 SPINNER_PRIORITY, SERVANT_PRIORITY = 1, 60
 SERVANTS = ("ksoftirqd/", "ktimers/", "irq_work/", "rcuc/", "rcub/", "cpuhp/")
-ENOENT = 2
+ENOENT, ESRCH = 2, 3
 
 
 class HoldBroken(LabError):
@@ -101,9 +104,13 @@ class Hold:
     def _promote_servants(self) -> None:
         """Put above spinners what serves other CPUs, everywhere: a spinner's CPU may go offline."""
         guest, priority = self._guest, struct.pack("<i", SERVANT_PRIORITY)
+        workers = tuple(f"kworker/{cpu}:" for cpu in self._cpus)
         for pid, comm in guest.threads("").items():
-            if comm.startswith(SERVANTS):
-                guest.calls.must("sched_setscheduler", pid, SCHED_FIFO, priority, why=comm)
+            if not comm.startswith((*SERVANTS, *workers)):
+                continue
+            result = guest.calls.raw("sched_setscheduler", pid, SCHED_FIFO, priority)
+            if result.errno != ESRCH:  # a worker that was idle for long has gone
+                result.must(comm)
 
     def _switch_off_servers(self, cpu: int) -> None:
         """Have no deadline server run tasks of lower classes on a CPU."""
