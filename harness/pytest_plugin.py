@@ -256,8 +256,14 @@ def _workshop(config: pytest.Config, target: str | None) -> Lab | TargetLab:
 
 @pytest.fixture(scope="session")
 def workshop(pytestconfig: pytest.Config) -> Lab | TargetLab:
-    """The lab that makes this session's guests."""
-    return _workshop(pytestconfig, pytestconfig.getoption("--target"))
+    """The lab that makes this session's guests; all ends here if a target cannot be reached."""
+    workshop = _workshop(pytestconfig, pytestconfig.getoption("--target"))
+    if not isinstance(workshop, Lab) and not hasattr(pytestconfig, "workerinput"):
+        try:
+            workshop.kernel()
+        except LabError as error:
+            pytest.exit(str(error), error.exit_status)
+    return workshop
 
 
 @pytest.fixture

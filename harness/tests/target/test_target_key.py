@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from harness.bisect.subject import make_subject
 from harness.cli import cpumap_lab
-from harness.errors import NotOnTarget, UserError
+from harness.errors import NotOnTarget, TargetFailed, UserError
 from harness.scenario.again import read_run
 from harness.scenario.load import load_scenario, load_scenarios
 from harness.scenario.runner import run_scenario
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from harness.lab import Lab as GuestLab
     from harness.phases import Phases
+
+pytest_plugins = ["pytester"]
 
 ADDRESS = "ssh://root@192.0.2.7"
 PLAIN = GOOD.replace("kernel: debian:7.3\n", "")
@@ -154,3 +156,22 @@ def test_one_workshop_for_guests_and_one_for_each_target() -> None:
         assert workshops.at("ssh://other") is not there
         assert workshops.at(None) is workshops.at(None) is guests
     assert ended == ["guests"]
+
+
+def test_a_target_that_cannot_be_reached_ends_the_session_with_one_message(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CPUMAP_LAB_CACHE", str(pytester.path / "cache"))
+    monkeypatch.setenv("HOME", str(pytester.path))
+    pytester.makepyfile(
+        test_it="""
+        def test_one(lab): ...
+        def test_two(lab): ...
+        """
+    )
+    result = pytester.runpytest("--target", "ssh://root@127.0.0.1:1")
+    assert result.ret == TargetFailed.exit_status
+    told = result.stdout.str() + result.stderr.str()
+    assert told.count("ssh://root@127.0.0.1:1 cannot be reached at port 1: Connection refused") == 1
+    assert "is the machine up" in told
+    result.assert_outcomes()
