@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from lab_tools import Cache
+from lab_tools import Cache, look, processes, wait_until
 
 import harness.machine.machine
+from harness.inventory import unwatch_pools, watch_pools
 from harness.lab import Lab
 from harness.machine.topology import Topology
 from harness.paths import cache_dir
@@ -15,9 +17,9 @@ from harness.pytest_plugin import DEFAULT_KERNEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from harness.guest import Guest
+    from harness.target.lab import TargetLab
     from harness.target.login import Login
 
 SHARED = ("kernels", "qemu", "accel", "apt", "toolbox")
@@ -91,3 +93,29 @@ def login(machine: Guest) -> Login:
 
     door = open_door(machine.own)
     return Login.of(Address.parse("ssh://guest"), config=door.directory / "ssh_config")
+
+
+@pytest.fixture
+def left(machine: Guest) -> Iterator[Callable[[], list[str]]]:
+    """What is otherwise on the machine than it was before the test."""
+    machine.tracer.stop()  # that of the machine's own, all the time
+    watch_pools(machine.calls)
+    # busybox's timeout(1) watches itself from a child, which sees its end a second late
+    wait_until(lambda: not processes(machine, "timeout"))
+    before, files = look(machine)
+
+    def left() -> list[str]:
+        now, there = look(machine)
+        return [*before.differences(now), *(set(there) - set(files))]
+
+    yield left
+    unwatch_pools(machine.calls)
+
+
+@pytest.fixture
+def target(login: Login) -> Iterator[TargetLab]:
+    """That machine as a target."""
+    from harness.target.lab import TargetLab  # noqa: PLC0415 - as above
+
+    with TargetLab(login.address, config=Path(login.keys[0]).parent / "ssh_config") as lab:
+        yield lab

@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import patience
+from harness.inventory import Inventory, take_inventory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from harness.guest import Guest
+
+WNOHANG = 1
+TRACING = "/sys/kernel/tracing/instances"
 LATE_S = 120.0
 """So late that only a bug reaches it."""
 UNMERGED = """\
@@ -77,3 +82,24 @@ class Cache:
 def wait_until(met: Callable[[], bool]) -> None:
     """Wait for a condition that only a bug keeps from being met."""
     assert patience.wait_until(met, LATE_S)
+
+
+def processes(machine: Guest, prefix: str) -> list[int]:
+    """Return the pids of those whose comm begins so; the dead are buried."""
+    while machine.calls.raw("wait4", -1, 0, WNOHANG, 0).value > 0:
+        pass  # init of this machine buries nobody by itself
+    return [pid for pid, _ in machine.calls.link.call("threads", prefix)]
+
+
+def look(machine: Guest) -> tuple[Inventory, list[str]]:
+    """Return what there is on the machine, and the files that a session makes there."""
+    link = machine.calls.link
+    processes(machine, "")
+    files = [path for place in ("/tmp", TRACING) for path, _ in link.call("tree", place, "")]
+    return take_inventory(machine.calls), files
+
+
+def see_nothing(left: Callable[[], list[str]], limit_s: float = LATE_S) -> None:
+    """Wait until nothing is left: what a broken connection leaves takes its time to go."""
+    patience.wait_until(lambda: not left(), limit_s)
+    assert left() == []

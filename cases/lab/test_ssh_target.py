@@ -15,60 +15,26 @@ import paramiko
 import pytest
 import yaml
 from click.testing import CliRunner
-from lab_tools import LATE_S
+from lab_tools import LATE_S, see_nothing
 
 from harness.casework import Casework
 from harness.cli import cpumap_lab
+from harness.entries import load_onward
 from harness.errors import AgentLost, TargetFailed, UserError
-from harness.inventory import Inventory, take_inventory, unwatch_pools, watch_pools
 from harness.machine.topology import Topology
 from harness.paths import REPO
-from harness.patience import wait_until
 from harness.scenario.load import load_scenario
 from harness.scenario.runner import Watch, run_scenario
-from harness.target.lab import TargetLab
 from harness.target.session import Session
 from harness.toolbox import make_directories, put
 from harness.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from harness.guest import Guest
+    from harness.target.lab import TargetLab
     from harness.target.login import Login
-
-WNOHANG = 1
-TRACING = "/sys/kernel/tracing/instances"
-
-
-def look(machine: Guest) -> tuple[Inventory, list[str]]:
-    """Return what there is on the machine, and the files that a session makes there."""
-    link = machine.calls.link
-    while machine.calls.raw("wait4", -1, 0, WNOHANG, 0).value > 0:
-        pass  # init of this machine buries nobody by itself
-    files = [path for place in ("/tmp", TRACING) for path, _ in link.call("tree", place, "")]
-    return take_inventory(machine.calls), files
-
-
-@pytest.fixture
-def left(machine: Guest) -> Iterator[Callable[[], list[str]]]:
-    """What is otherwise on the machine than it was before the test."""
-    machine.tracer.stop()  # that of the machine's own, all the time
-    watch_pools(machine.calls)
-    before, files = look(machine)
-
-    def left() -> list[str]:
-        now, there = look(machine)
-        return [*before.differences(now), *(set(there) - set(files))]
-
-    yield left
-    unwatch_pools(machine.calls)
-
-
-def see_nothing(left: Callable[[], list[str]]) -> None:
-    """Wait until nothing is left: what a broken connection leaves takes its time to go."""
-    wait_until(lambda: not left(), LATE_S)
-    assert left() == []
 
 
 @pytest.fixture
@@ -78,12 +44,6 @@ def home(login: Login, tmp_path: Path) -> Path:
     config = Path(login.keys[0]).parent / "ssh_config"
     (tmp_path / ".ssh/config").write_bytes(config.read_bytes())
     return tmp_path
-
-
-@pytest.fixture
-def target(login: Login) -> Iterator[TargetLab]:
-    with TargetLab(login.address, config=Path(login.keys[0]).parent / "ssh_config") as lab:
-        yield lab
 
 
 def test_cases_run_there_and_leave_nothing(
@@ -110,7 +70,8 @@ def test_a_connection_that_breaks(
     machine: Guest, target: TargetLab, left: Callable[[], list[str]], cut: str
 ) -> None:
     case = Casework(target.open("", Topology(nics=1)))
-    case.steer((1, 2))
+    run = case.steer((1, 2))
+    run.set(1, 64, load_onward(case.guest, run.cpumap, 2), onward=(2,))  # it holds its own map
     case.send(frames=200)
     case.guest.spawn("pause")
     assert left() != []
@@ -190,6 +151,20 @@ def test_a_scenario_of_more_cpus_than_there_are(target: TargetLab, tmp_path: Pat
     outcome = run_scenario(target, scenario, "ssh://guest", root=tmp_path / "kept")
     assert outcome.record.verdict is Verdict.SKIP
     assert outcome.record.reasons == ("ssh://guest has no 64 CPUs (4 are online)",)
+
+
+def test_an_agent_that_hears_nothing(
+    login: Login, left: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Session(login) as session:
+        monkeypatch.setattr("harness.target.bridge.BEAT_S", LATE_S)
+        monkeypatch.setattr("harness.target.session.ALONE_S", 1)
+        agent = session.start_agent(deadline_s=LATE_S)
+        assert agent.channel.status_event.wait(LATE_S)
+        with pytest.raises(AgentLost, match=r"has ended: .*: nothing was heard from"):
+            agent.link.call("read", "/proc/uptime", 64)
+        agent.link.close()
+    see_nothing(left)
 
 
 def test_a_host_that_is_not_known(login: Login) -> None:

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "apart.h"
 
+#include <bpf/bpf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
@@ -12,6 +13,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -127,6 +129,21 @@ static int clear_up(int instances, const char *name)
 	}
 	fprintf(stderr, "cpumap-lab: left behind: " TRACING "/instances/%s: %m\n", name);
 	return 1;
+}
+
+void empty_cpumaps(void)
+{
+	struct rlimit files;
+
+	getrlimit(RLIMIT_NOFILE, &files);
+	for (int fd = 0; fd < (int)files.rlim_cur; fd++) {
+		struct bpf_map_info info = {};
+		uint32_t len = sizeof(info);
+		if (bpf_obj_get_info_by_fd(fd, &info, &len) || info.type != BPF_MAP_TYPE_CPUMAP)
+			continue;
+		for (uint32_t cpu = 0; cpu < info.max_entries; cpu++)
+			bpf_map_delete_elem(fd, &cpu); /* of a program, whose type may be the same, none */
+	}
 }
 
 void go_apart(const char *dir)

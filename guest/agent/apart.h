@@ -18,5 +18,10 @@ void mount_all(void);
  * process itself takes away behind the child what the kernel does not.
  */
 void go_apart(const char *dir);
+/*
+ * Delete the entries of all cpumaps that are open: an entry whose program redirects to its own map
+ * holds that for ever (kernel/bpf/cpumap.c has no map_release_uref). Safe in a signal handler.
+ */
+void empty_cpumaps(void);
 
 #endif

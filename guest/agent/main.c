@@ -2,8 +2,9 @@
 /*
  * cpumap-lab's guest agent. As PID 1 of the guest it mounts the pseudo file systems, loads the
  * modules that the initramfs lists, finds its virtio-serial port and serves the host. Started as
- * an ordinary program it serves stdin and stdout, until they close; with `--apart DIR` it does so
- * in a world of its own (apart.h), as root of a machine that is not ours. `--within DIR` is for a
+ * an ordinary program it serves stdin and stdout, until they close; with `--apart DIR SECONDS` it
+ * does so in a world of its own (apart.h), as root of a machine that is not ours, until it has heard
+ * nothing for so long: a network may be gone without a word. `--within DIR` is for a
  * guest that has another root and another init: modules and objects lie in DIR, the rest is as for
  * PID 1. Mechanism only.
  */
@@ -86,6 +87,23 @@ static int open_port(void)
 }
 
 static struct link host;
+static bool stays; /* whether it waits for another host when one has gone */
+static unsigned alone_s; /* it ends when it has heard nothing for so long; 0: it waits */
+
+static void finish(void)
+{
+	empty_cpumaps();
+	_exit(0);
+}
+
+static void end_alone(int signal)
+{
+	static const char why[] = "cpumap-lab: nothing was heard from the lab\n";
+
+	(void)signal;
+	(void)!write(2, why, sizeof(why) - 1);
+	finish();
+}
 static int bell;
 
 /* Take what the host has sent and send what there is for it; false when it is not there. */
@@ -100,7 +118,10 @@ static bool turn(void)
 
 	/* the time-out is a second chance for a wake-up that the console driver lost */
 	poll(ready, 2, 500);
+	size_t before = host.len;
 	bool gone = link_fill(&host) < 0;
+	if (host.len != before)
+		alarm(alone_s);
 	while (link_take(&host, &body, &len))
 		task_submit(body, len);
 	while (task_answer(&body, &len)) {
@@ -109,6 +130,8 @@ static bool turn(void)
 	}
 	if (leaving)
 		_exit(LEFT);
+	if (gone && !stays)
+		finish();
 	return !gone;
 }
 
@@ -131,7 +154,7 @@ static void *stand_in(void *arg)
 	return arg;
 }
 
-static void serve(int from, int to, bool for_ever)
+static void serve(int from, int to)
 {
 	pthread_t thread;
 
@@ -140,13 +163,9 @@ static void serve(int from, int to, bool for_ever)
 	task_lead();
 	if (pthread_create(&thread, NULL, stand_in, NULL))
 		fprintf(stderr, "cpumap-lab: nobody can stand in for the main loop\n");
-	for (;;) {
-		if (turn())
-			continue;
-		if (!for_ever)
-			return;
-		usleep(5000); /* the host is not there (yet, or any more) */
-	}
+	for (;;)
+		if (!turn())
+			usleep(5000); /* the host is not there (yet, or any more) */
 }
 
 /* As in a guest of ours, 0 and 1 are nothing that the host could miss: cases use them. */
@@ -159,7 +178,9 @@ static void serve_standard_streams(void)
 		return;
 	}
 	fcntl(from, F_SETFL, fcntl(from, F_GETFL) | O_NONBLOCK);
-	serve(from, to, false);
+	signal(SIGALRM, end_alone);
+	alarm(alone_s);
+	serve(from, to);
 }
 
 /*
@@ -197,8 +218,10 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	setrlimit(RLIMIT_MEMLOCK, &(struct rlimit){ RLIM_INFINITY, RLIM_INFINITY });
 	if (getpid() != 1 && !within) {
-		if (argc == 3 && !strcmp(argv[1], "--apart"))
+		if (argc == 4 && !strcmp(argv[1], "--apart")) {
 			go_apart(argv[2]);
+			alone_s = atoi(argv[3]);
+		}
 		serve_standard_streams();
 		return 0;
 	}
@@ -228,5 +251,6 @@ int main(int argc, char **argv)
 	printf("cpumap-lab: agent ready\n");
 	if (within)
 		supervise();
-	serve(fd, fd, true);
+	stays = true;
+	serve(fd, fd);
 }

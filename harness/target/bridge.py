@@ -1,12 +1,14 @@
 """A paramiko channel as a stream socket: what `harness.agent.link` talks to.
 
 A channel can be waited on for reading only (its fileno is a pipe of paramiko's); a socket pair and
-a thread each way make it one that can be waited on both ways.
+a thread each way make it one that can be waited on both ways. A beat is sent when there is nothing
+else: whoever at the other end hears nothing for ALONE_S has lost us, and ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CHUNK = 1 << 16
+BEAT = b"."
+"""What means nothing: no part of a frame (harness.agent.link)."""
+BEAT_S = 15.0
+ALONE_S = 180
+"""Longer than we take to give the other end up (harness.target.pulse)."""
 GONE = (OSError, EOFError, paramiko.SSHException)
 
 
@@ -26,7 +33,7 @@ def bridge(channel: paramiko.Channel) -> socket.socket:
 
     def go_up() -> None:
         with contextlib.suppress(*GONE):
-            while data := theirs.recv(CHUNK):
+            while data := _take(theirs):
                 channel.sendall(data)
         with contextlib.suppress(*GONE):
             channel.shutdown_write()
@@ -47,6 +54,11 @@ def bridge(channel: paramiko.Channel) -> socket.socket:
 
     _start(end)
     return ours
+
+
+def _take(sock: socket.socket) -> bytes:
+    """Return what there is to send; b"" at the end."""
+    return sock.recv(CHUNK) if select.select([sock], [], [], BEAT_S)[0] else BEAT
 
 
 def _start(run: Callable[[], None]) -> threading.Thread:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from harness.target.address import Address
 
 CONNECT_S = 20.0
-SILENT_S = 60
-"""A peer that acknowledges nothing for so long has gone (tcp(7), TCP_USER_TIMEOUT)."""
 KNOWN_HOSTS = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
@@ -110,16 +108,12 @@ def log_in(login: Login) -> paramiko.SSHClient:
             f"{login.address} cannot be reached at port {login.port}: {error.strerror or error}",
             remedy="is the machine up, its address right, and does its sshd listen there?",
         ) from None
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_S * 1000)
     try:
         _connect(client, login, sock)
     except BaseException:
         client.close()
         sock.close()
         raise
-    transport = client.get_transport()
-    assert transport is not None
-    transport.set_keepalive(SILENT_S // 4)
     return client
 
 

@@ -1,22 +1,24 @@
 """A login to a target: what was uploaded into a directory of its own, and the agents started there.
 
-A shell on the target holds that directory and takes it away when its input ends: when the session
-is closed, and when the connection breaks. Its channel is open as long as the session: dropbear
-hangs up when the last one closes.
+A shell on the target holds that directory and takes it away when its input ends, or is silent for
+too long: when the session is closed, the connection breaks, or the network is gone without a word.
+Its channel is open as long as the session: dropbear hangs up when the last one closes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shlex
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from harness.agent.link import Link
 from harness.errors import HungUp, TargetFailed, UserError
 from harness.paths import built, built_objects
-from harness.target.bridge import GONE, bridge
+from harness.target.bridge import ALONE_S, BEAT, GONE, bridge
 from harness.target.login import log_in
+from harness.target.pulse import SILENT_S, Pulse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,20 +30,23 @@ if TYPE_CHECKING:
 
 ANSWER_S = 30.0
 SETTLE_S = 1.0
-END_S = 30.0
-"""How long the agent may take to clear up behind itself."""
+END_S = SILENT_S + 60
+"""How long the agent may take to clear up behind itself; a silent peer is given up before that."""
 SYSTEM = "Linux x86_64"
+UP = "see that the machine is up, and the network to it"
 HOLD = """\
 umask 077
+timeout 9 true || exit
 d=$(mktemp -d "${TMPDIR:-/tmp}/cpumap-lab.XXXXXX") || exit
 trap 'rm -rf "$d"' EXIT
 trap exit HUP INT TERM
 echo "$d"
 uname -sm
 if [ "$(id -u)" = 0 ]; then echo root; elif sudo -n true; then echo sudo; else echo "nobody"; fi
-cat
+while [ "$(timeout $1 head -c 1)" = $2 ]; do :; done
 """
-"""Makes the directory, says where it is and who we are there, and waits for the end."""
+"""Makes the directory, says where it is and who we are there, and waits for the end, or until $1
+seconds have brought no beat, which is $2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,14 @@ class Session:
         self.login = login
         with contextlib.ExitStack() as undo:
             self._client = undo.enter_context(contextlib.closing(log_in(login)))
-            self._holder = self._exec(f"exec sh -c {shlex.quote(HOLD)}")
-            self._holder.settimeout(ANSWER_S)
+            transport = self._client.get_transport()
+            assert transport is not None
+            self._transport = transport
+            self._pulse = Pulse(transport)
+            hold = shlex.join(["exec", "sh", "-c", HOLD, "sh", str(ALONE_S), BEAT.decode()])
+            self._holder = self._exec(hold)
+            self._hold = undo.enter_context(bridge(self._holder))
+            self._hold.settimeout(ANSWER_S)
             self.directory, self._become = self._arrive()
             self._upload()
             self._undo = undo.pop_all()
@@ -91,8 +102,8 @@ class Session:
     def close(self) -> None:
         """Have the target's shell take the directory away, see it done, and log out."""
         with contextlib.suppress(*GONE):
-            self._holder.shutdown_write()
-            self._holder.recv_exit_status() if self._holder.status_event.wait(END_S) else None
+            self._hold.shutdown(socket.SHUT_WR)
+            self._holder.status_event.wait(END_S)
         self._undo.close()
 
     def hang_up(self) -> None:
@@ -102,8 +113,8 @@ class Session:
     @property
     def alive(self) -> bool:
         """Whether the connection stands."""
-        transport = self._client.get_transport()
-        return transport is not None and transport.is_active()
+        alive: bool = self._transport.is_active()
+        return alive
 
     def start_agent(
         self, *, deadline_s: float, examine: Callable[[str], Hang | None] = lambda _: None
@@ -114,7 +125,8 @@ class Session:
             TargetFailed: the connection has broken.
         """
         agent = shlex.quote(f"{self.directory}/agent")
-        channel = self._exec(f"exec {self._become}{agent} --apart {shlex.quote(self.directory)}")
+        apart = f"--apart {shlex.quote(self.directory)} {ALONE_S}"
+        channel = self._exec(f"exec {self._become}{agent} {apart}")
 
         def why() -> str:
             return self._why(channel)
@@ -130,14 +142,20 @@ class Session:
         return None
 
     def end_agent(self, started: Started) -> str:
-        """End an agent, wait until it has cleared up, and return what it said."""
+        """End an agent, wait until it has cleared up, and return what it said.
+
+        Raises:
+            TargetFailed: it does not end.
+        """
         started.link.close()
-        if self.alive:
-            started.channel.status_event.wait(END_S)
+        if not started.channel.status_event.wait(END_S):
+            raise TargetFailed(f"the agent on {self.login.address} does not end ({END_S:.0f} s)")
         return _said(started.channel)
 
     def _why(self, channel: paramiko.Channel) -> str:
         channel.status_event.wait(SETTLE_S)  # it comes after the end of the stream
+        if self._pulse.stopped:
+            return f"{self._silence}: {UP} (what was made there goes by itself)"
         if not self.alive:
             return f"the connection to {self.login.address} broke"
         said = _said(channel)
@@ -145,19 +163,18 @@ class Session:
 
     def _exec(self, command: str) -> paramiko.Channel:
         try:
-            transport = self._client.get_transport()
-            if transport is None:
-                raise EOFError("no connection")
-            channel = transport.open_session(timeout=ANSWER_S)
+            channel = self._transport.open_session(timeout=ANSWER_S)
             channel.exec_command(command)
         except GONE as error:  # of this channel, or of all
+            if self._pulse.stopped:
+                raise self._failed("is silent", error) from None
             raise HungUp(f"{self.login.address} does not run commands: {error}") from error
         return channel
 
     def _arrive(self) -> tuple[str, str]:
         """Return the directory that the holder made, and how to become root there."""
         try:
-            with self._holder.makefile("r") as lines:
+            with self._hold.makefile("r") as lines:
                 directory, system, who = (lines.readline().strip() for _ in range(3))
         except GONE as error:
             raise self._failed("does not answer", error) from None
@@ -185,9 +202,14 @@ class Session:
         except GONE as error:
             raise self._failed(f"takes no files over SFTP in {self.directory}", error) from None
 
+    @property
+    def _silence(self) -> str:
+        return f"nothing was heard from {self.login.address} for {SILENT_S:.0f} s"
+
     def _failed(self, what: str, why: object) -> TargetFailed:
-        if (transport := self._client.get_transport()) and isinstance(why, Exception):
-            transport.join(SETTLE_S)  # it ends its channels first, and is dead after that
+        self._transport.join(SETTLE_S)  # it ends its channels first, and is dead after that
+        if self._pulse.stopped:
+            return TargetFailed(self._silence, remedy=UP)
         kind = TargetFailed if self.alive else HungUp
         return kind(f"{self.login.address} {what}: {why or 'it hung up'}")
 
