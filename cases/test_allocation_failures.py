@@ -24,7 +24,7 @@ pytestmark = pytest.mark.kconfig(*OPTIONS)
 KTHREADD = "2"
 PERCPU_ARRAY = 6
 """BPF_MAP_TYPE_PERCPU_ARRAY."""
-ELEMENT = 128
+ELEMENT = 64
 """Bytes of its elements on each CPU: no more than a bulk queue takes (sizeof xdp_bulk_queue)."""
 SKBS = "skbuff_head_cache"
 
