@@ -79,8 +79,9 @@ def test_a_cpu_that_is_offline_may_have_an_entry(lab: Casework) -> None:
 def test_which_error_comes_first(lab: Casework) -> None:
     """Flags, key, NOEXIST, qsize, CPU, program: in this order."""
     with Answers(lab) as ask:
-        cpumap = ask.cpumap(max_entries=64)
-        closed, beyond, absent = Ref(CLOSED_FD, NotProg(open=False)), 64, 63
+        beyond = min(64, ask.facts.nr_cpus)
+        cpumap = ask.cpumap(max_entries=beyond)
+        closed, absent = Ref(CLOSED_FD, NotProg(open=False)), beyond - 1
         cpumap.update(beyond, 0, flags=3)
         cpumap.update(beyond, LIMIT + 1, flags=3)
         cpumap.update(beyond, 8, flags=NOEXIST)

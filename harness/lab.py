@@ -13,7 +13,7 @@ from harness.errors import AgentLost, ClockOff, KernelNotFound, QemuFailed, User
 from harness.guest import DRIVERS, MODULES, PREPARED_BY, Guest, prepare
 from harness.images import build_initramfs, lay_out
 from harness.kernels import remembered, resolve
-from harness.kernels.examine import slowdown, unfit
+from harness.kernels.examine import slowdown, unfit, why_too_many
 from harness.landing import take_away
 from harness.machine.accel import choose_accel
 from harness.machine.machine import Machine, Recipe, is_owned
@@ -119,6 +119,7 @@ class Lab:
 
         Raises:
             KernelNotFound: the spec names nothing, or a kernel that lacks what a guest needs.
+            UserError: it takes fewer CPUs.
         """
         kernel = self.kernel(spec)
         if faults := unfit(kernel):
@@ -128,6 +129,8 @@ class Lab:
                 remedy="build it with them (configs/kconfig/minimal.config has all), or give its "
                 "modules: deb: and rpm: take several packages, path: takes modules=DIR",
             )
+        if reason := why_too_many(kernel, topology.possible_cpus):
+            raise UserError(reason, remedy="give the guest fewer CPUs, or build it with more")
         agent, objects = built("agent"), built_objects()
         initramfs = build_initramfs(kernel, agent=agent, objects=objects, modules=MODULES)
         lacking = [name for name in initramfs.missing if name in DRIVERS]

@@ -23,7 +23,7 @@ from harness.errors import CacheError, LabError, NotOnTarget, UserError
 from harness.judge import Judgement, judge_error, tell_hang
 from harness.keepsake import keep_case
 from harness.kernels import remembered
-from harness.kernels.examine import why_without
+from harness.kernels.examine import why_too_many, why_without
 from harness.kernels.lock import Lock, read_lock
 from harness.known_issues import FILE, KnownIssue, load_known_issues, weigh
 from harness.lab import Lab
@@ -289,6 +289,8 @@ def lab(
     if reason := why_not(request.node, kernel.numbers):
         pytest.skip(reason)
     if reason := why_without(kernel, options_wanted(request.node)):
+        pytest.skip(reason)
+    if reason := why_too_many(kernel, topology.possible_cpus):
         pytest.skip(reason)
     if topology.spare_cpus and isinstance(workshop, Lab) and not workshop.unplugs_cpus(topology):
         pytest.skip("QEMU unplugs no CPU of a guest whose CPUs share a thread (--no-snapshot)")

@@ -94,6 +94,14 @@ def why_without(kernel: KernelImage | RunningKernel, names: Iterable[str]) -> st
     return None
 
 
+def why_too_many(kernel: KernelImage | RunningKernel, cpus: int) -> str | None:
+    """Return why a kernel does not run so many CPUs; None if it may."""
+    most = int((options_in(kernel) or {}).get("NR_CPUS", cpus))
+    if cpus > most:
+        return f"{kernel.release} takes {most} CPUs, not {cpus} (CONFIG_NR_CPUS)"
+    return None
+
+
 def slowdown(kernel: KernelImage) -> float:
     """Return how many times longer than on an ordinary kernel everything may take."""
     options = options_in(kernel) or {}

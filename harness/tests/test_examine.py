@@ -19,6 +19,7 @@ from harness.kernels.examine import (
     options_in,
     slowdown,
     unfit,
+    why_too_many,
     why_without,
 )
 from harness.kernels.image import RunningKernel
@@ -95,6 +96,13 @@ def test_a_machine_that_does_not_tell_is_not_tried(tmp_path: Path) -> None:
     assert why_without(told, ["SMP"]) is None
     assert why_without(told, ["NUMA", "SMP"]) == "no CONFIG_NUMA in 7.3-mine"
     assert why_without(kernel(tmp_path, make_bzimage()), ["NUMA"]) is None
+
+
+def test_a_kernel_takes_so_many_cpus(tmp_path: Path) -> None:
+    small = kernel(tmp_path, with_ikconfig("CONFIG_NR_CPUS=8\n"))
+    assert why_too_many(small, 8) is None
+    assert why_too_many(small, 9) == f"{small.release} takes 8 CPUs, not 9 (CONFIG_NR_CPUS)"
+    assert why_too_many(kernel(tmp_path, make_bzimage()), 4096) is None
 
 
 def test_what_no_guest_does_without(tmp_path: Path) -> None:

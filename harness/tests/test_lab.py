@@ -20,6 +20,7 @@ from harness.errors import (
     KernelNotFound,
     QemuFailed,
     ToolMissing,
+    UserError,
 )
 from harness.guest import PREPARED_BY
 from harness.images import Initramfs
@@ -176,6 +177,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         "resolve": world.kernel,
         "unfit": lambda _: world.faults,
         "slowdown": lambda _: 3.0,
+        "why_too_many": lambda _, cpus: "8 CPUs, not 9" if cpus > 8 else None,
         "build_initramfs": world.initramfs,
         "built": Path,
         "built_objects": list,
@@ -214,6 +216,12 @@ def test_a_kernel_that_lacks_what_a_guest_needs_is_not_booted(world: World) -> N
         "no guest comes up on path:/bz (6.1.0), which was built without "
         "CONFIG_VIRTIO_NET (the NICs), CONFIG_BPF_SYSCALL (programs and maps)"
     )
+    assert world.asked == ["resolve path:/bz"]
+
+
+def test_a_kernel_for_fewer_cpus_is_not_booted(world: World) -> None:
+    with pytest.raises(UserError, match="8 CPUs, not 9"):
+        Lab().recipe("path:/bz", Topology(cpus=8, spare_cpus=1))
     assert world.asked == ["resolve path:/bz"]
 
 
