@@ -2,17 +2,22 @@
 
 A SCHED_FIFO spinner on each destination CPU. What would let the kthread through is switched off
 (kernel/sched/rt.c: RT throttling; kernel/sched/deadline.c: the fair server, 6.12 on). The kthreads
-by which a CPU takes part in the life of the others are put above the spinner: a starved ksoftirqd
-keeps its CPU's softirqs from running at all on older kernels (before d15121be7485, 6.5), RCU's
-among them; PREEMPT_RT has a kthread for RCU's own work, rcuc, without which no grace period ends
-(kernel/rcu/tree.c, rcu_cpu_kthread), and another that lends its priority to a reader that the
-spinner keeps from its end, rcub; there, too, timers and irq_work have theirs; and only cpuhp takes
-a CPU offline. So are the workers of the CPU's own workqueues: a CPU that is never idle runs the
-timers of idle ones, and what these queue (SRCU's grace periods) is for the CPU that runs them
-(kernel/time/timer_migration.c, 6.9; get_nohz_timer_target before). Interrupts have threads under
-PREEMPT_RT, of priority 50: the spinner's is the lowest of its class, so that the agent's link and
-the NICs go on. The agent's own threads leave the CPU: one that is starved with a lock of their
-process would stop them all.
+by which a CPU takes part in the life of the others are put above the spinner:
+
+- ksoftirqd: starved, it keeps its CPU's softirqs from running at all on older kernels (before
+  d15121be7485, 6.5), RCU's among them.
+- RCU's own: what is woken by the held CPU may be put there, where it waits seconds for the load
+  balancer. PREEMPT_RT has rcuc, without which no grace period ends (kernel/rcu/tree.c,
+  rcu_cpu_kthread), and rcub, which lends its priority to a reader that the spinner keeps from its
+  end.
+- The workers of the CPU's own workqueues: a CPU that is never idle runs the timers of idle ones,
+  and what these queue (SRCU's grace periods) is for the CPU that runs them
+  (kernel/time/timer_migration.c, 6.9; get_nohz_timer_target before).
+- Those of timers and irq_work under PREEMPT_RT; and cpuhp, which alone takes a CPU offline.
+
+Interrupts have threads under PREEMPT_RT, of priority 50: the spinner's is the lowest of its class,
+so that the agent's link and the NICs go on. The agent's own threads leave the CPU: one that is
+starved with a lock of their process would stop them all.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
 
 SCHED_FIFO = 1
 SPINNER_PRIORITY, SERVANT_PRIORITY = 1, 60
-SERVANTS = ("ksoftirqd/", "ktimers/", "irq_work/", "rcuc/", "rcub/", "cpuhp/")
+SERVANTS = ("ksoftirqd/", "ktimers/", "irq_work/", "rcu", "cpuhp/")
 ENOENT, ESRCH = 2, 3
 
 
