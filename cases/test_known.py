@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.agent.bpf import CpuMap
 from harness.entries import load_onward
 from harness.errors import GuestError
 from harness.model.gates import PREEMPTIBLE_SOFTIRQS, UPDATE_WAITS
@@ -107,3 +108,19 @@ def test_a_kthread_that_preempts_a_flush_leaves_it_its_list(lab: Casework) -> No
     lab.guest.calls.must("sched_setscheduler", pid, SCHED_FIFO, priority, why="cpumap/1")
     lab.live(64, cpu=1)
     assert lab.close().delivered == 64
+
+
+@pytest.mark.proves("cpu_map_free", "a map goes with its last reference, whatever its entries run")
+def test_a_map_that_its_own_entrys_program_uses_goes_too(lab: Casework) -> None:
+    lab.guest.must_own("kernel, of which a map may stay for ever")
+    lab.guest.spoilt.append("a map that nobody can get at holds itself")
+    own, other = (CpuMap(lab.guest.calls, max_entries=len(lab.cpus)) for _ in range(2))
+    program = load_onward(lab.guest, own, 2)
+    own.set(1, 64, program)
+    other.set(1, 64)
+    kthread = f"cpumap/1/map:{other.id}"
+    for descriptor in (program, own, other):
+        descriptor.close()
+    lab.wait_for(lambda: kthread not in lab.kthreads())
+    left = lab.kthreads()
+    assert not left, f"{left} of a map that holds itself"
