@@ -23,6 +23,8 @@ RLIMIT_NOFILE = 7
 TABLES = 2 << 20
 """Pointers in the tables of all maps together, 16 MiB, if the maps are not too many for that."""
 MOST_MAPS = 12_000
+LARGEST_OF_SLABS = 4 << 10
+"""Bytes: larger tables may be of pages of their own (bpf_map_area_alloc, kmalloc)."""
 CPU_0 = struct.pack("<Q", 1)
 OF_NODE = [struct.pack("<Q", mask) for mask in (0b0011, 0b1100)]
 """CPUs of each of two nodes, of four in all."""
@@ -33,10 +35,18 @@ FOLD = "/proc/sys/vm/stat_refresh"
 KTHREADS, STACK_KIB = 300, 16
 
 
-def free_kib(lab: Casework, node: int) -> int:
-    """Return a node's free memory."""
+def node_kib(lab: Casework, node: int, name: str) -> int:
+    """Return a line of a node's meminfo."""
+    lab.guest.write(FOLD, "1")
     text = lab.guest.read(f"/sys/devices/system/node/node{node}/meminfo")
-    return int(re.findall(r"MemFree:\s+(\d+)", text)[0])
+    return int(re.findall(rf"{name}:\s+(\d+)", text)[0])
+
+
+def used_kib(lab: Casework, table_bytes: int) -> list[int]:
+    """Return what is taken of the memory that tables are of, by node; MemFree swings by MiBs."""
+    if table_bytes > LARGEST_OF_SLABS:
+        return [-node_kib(lab, node, "MemFree") for node in (0, 1)]
+    return [node_kib(lab, node, "SUnreclaim") for node in (0, 1)]
 
 
 @pytest.mark.proves(
@@ -59,14 +69,14 @@ def test_the_map_lies_on_its_node(lab: Casework) -> None:
     lab.guest.calls.must("prlimit64", 0, RLIMIT_NOFILE, limit, 0)
     for tid in lab.guest.own_threads():
         lab.guest.calls.must("sched_setaffinity", tid, len(CPU_0), CPU_0)
-    before = [free_kib(lab, n) for n in (0, 1)]
+    before = used_kib(lab, entries * 8)
     taken = []
     for node in (0, 1):
         flags = {"flags": NUMA_NODE, "numa_node": node}
         for _ in range(maps):
             create_map(lab.guest.calls, max_entries=entries, **flags).must("BPF_MAP_CREATE")
-        after = [free_kib(lab, n) for n in (0, 1)]
-        taken.append([was - left for was, left in zip(before, after, strict=True)])
+        after = used_kib(lab, entries * 8)
+        taken.append([now - was for was, now in zip(before, after, strict=True)])
         before = after
     tables_kib = maps * entries * 8 // 1024
     assert taken[0][0] - taken[1][0] > tables_kib * 0.8
@@ -99,22 +109,15 @@ def test_kthreads_run_on_the_cpus_of_their_entries(lab: Casework) -> None:
     assert {r.kthread_cpu for r in lab.records(CpumapKthread) if r.processed} == set(lab.cpus)
 
 
-def stacks_kib(lab: Casework, node: int) -> int:
-    """Return what kernel stacks take of a node's memory, to the page."""
-    lab.guest.write(FOLD, "1")
-    text = lab.guest.read(f"/sys/devices/system/node/node{node}/meminfo")
-    return int(re.findall(r"KernelStack:\s+(\d+)", text)[0])
-
-
 @pytest.mark.proves("__cpu_map_entry_alloc", "a kthread's memory lies on the NUMA node of its CPU")
 @pytest.mark.parametrize("node", [0, 1])
 def test_a_kthread_lies_on_the_node_of_its_cpu(lab: Casework, node: int) -> None:
     cpu = min(parse_list(lab.guest.read(f"/sys/devices/system/node/node{node}/cpulist")))
     maps = [CpuMap(lab.guest.calls, max_entries=len(lab.cpus)) for _ in range(KTHREADS)]
-    before = [stacks_kib(lab, n) for n in (0, 1)]
+    before = [node_kib(lab, n, "KernelStack") for n in (0, 1)]
     for cpumap in maps:
         cpumap.set(cpu, 1)
-    taken = [stacks_kib(lab, n) - was for n, was in enumerate(before)]
+    taken = [node_kib(lab, n, "KernelStack") - was for n, was in enumerate(before)]
     assert taken[node] > KTHREADS * STACK_KIB * 0.9
     assert taken[1 - node] < KTHREADS * STACK_KIB * 0.1
     for cpumap in maps:
