@@ -17,7 +17,7 @@ from harness.agent.threads import own_threads
 from harness.agent.tracer import Rings, Tracer, start_tracing
 from harness.agent.veth import PacketSocket, make_veth, peer_name, set_aside
 from harness.errors import GuestError, LabError, NotOnTarget, TrafficStalled
-from harness.machine.clock import check_clock, read_clock
+from harness.machine.clock import check_clock, check_timers, read_clock
 from harness.machine.command import SSH_GUEST
 from harness.machine.machine import Machine
 from harness.machine.splats import Splat, find_splats
@@ -53,10 +53,11 @@ def prepare(machine: Machine) -> dict[str, Any]:
 
     Raises:
         GuestError: the kernel lacks something that the lab needs.
-        ClockOff: the guest's clock does not keep the host's time.
+        ClockOff: the guest's clock does not keep the host's time, or its CPUs have no timers.
     """
     link = machine.link
     calls = Syscalls(link)
+    check_timers(read_dmesg(calls))
     clock = read_clock(calls)
     silence(link)
     nics = range(machine.recipe.topology.nics)
@@ -337,11 +338,8 @@ class Guest:
         return own_threads(self.calls)
 
     def dmesg(self) -> str:
-        """Return the kernel's message buffer (syslog(2))."""
-        size = self.calls.must("syslog", SYSLOG_SIZE, 0, 0).value
-        text = Buffer(size, returned=True)
-        length = self.calls.must("syslog", SYSLOG_READ_ALL, text, size).value
-        return text.content[:length].decode("utf-8", "replace")
+        """Return the kernel's message buffer."""
+        return read_dmesg(self.calls)
 
     def stalled(self, what: str) -> TrafficStalled:
         """Return the error for frames that were waited for in vain, with the reason."""
@@ -360,6 +358,14 @@ class Guest:
             AgentLost: the guest does not answer; ask `machine.splats()` then.
         """
         return find_splats(self.dmesg())
+
+
+def read_dmesg(calls: Syscalls) -> str:
+    """Return the kernel's message buffer (syslog(2))."""
+    size = calls.must("syslog", SYSLOG_SIZE, 0, 0).value
+    text = Buffer(size, returned=True)
+    length = calls.must("syslog", SYSLOG_READ_ALL, text, size).value
+    return text.content[:length].decode("utf-8", "replace")
 
 
 def bring_up_nic(calls: Syscalls, nic: int) -> int:

@@ -1,8 +1,12 @@
-"""Does the guest's clock run as fast as the host's?
+"""Does the guest's clock run as fast as the host's, and has every CPU a timer?
 
 A kernel calibrates its TSC against other timers while it boots (arch/x86/kernel/tsc.c,
 native_calibrate_tsc), and on a starved host the two are read at different times. The rate stays
 wrong for good: time-outs end early or late, and a snapshot hands it on to every clone.
+
+One without a PM timer (CONFIG_X86_PM_TIMER) verifies its CPUs' own timers against jiffies, too, and
+goes without them if they seem off (arch/x86/kernel/apic/apic.c, calibrate_APIC_clock): such a guest
+stands still for seconds and takes itself for locked up.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 CLOCK_MONOTONIC = 1
 SPAN_S = 0.25
 TOLERANCE = 0.2
+NO_TIMERS = "APIC timer disabled due to verification failure"
+"""What a kernel says when it goes on without its CPUs' own timers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,4 +63,18 @@ def check_clock(calls: Syscalls, first: Reading) -> None:
             f"the guest's clock went on by {passed:.2f} s in {longest:.2f} s: its kernel "
             "calibrated the TSC wrongly",
             remedy="try again when the host is less busy, or give the rate (tsc_early_khz=)",
+        )
+
+
+def check_timers(dmesg: str) -> None:
+    """See in a kernel's messages that its CPUs have timers of their own.
+
+    Raises:
+        ClockOff: it has taken them out of use.
+    """
+    if NO_TIMERS in dmesg:
+        raise ClockOff(
+            f"the guest's CPUs have no timers of their own ({NO_TIMERS})",
+            remedy="try again when the host is less busy, or build the kernel with "
+            "CONFIG_X86_PM_TIMER",
         )

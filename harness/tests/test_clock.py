@@ -7,7 +7,7 @@ import pytest
 
 from harness.errors import ClockOff
 from harness.machine import clock
-from harness.machine.clock import check_clock, read_clock
+from harness.machine.clock import check_clock, check_timers, read_clock
 
 WAY_S = 0.01
 """What a call takes on its way there, and on its way back."""
@@ -58,3 +58,10 @@ def test_a_clock_that_does_not(
 ) -> None:
     with pytest.raises(ClockOff, match=r"went on by \d"):
         take(monkeypatch, rate, meanwhile)
+
+
+def test_cpus_without_timers_of_their_own() -> None:
+    check_timers("[    0.1] smpboot: CPU0: QEMU TCG CPU\n[    0.2] APIC timer verified\n")
+    with pytest.raises(ClockOff, match="no timers of their own") as caught:
+        check_timers("[    0.2] APIC timer disabled due to verification failure\n")
+    assert "CONFIG_X86_PM_TIMER" in caught.value.remedy
