@@ -86,7 +86,7 @@ def _record_qemu(machine: Machine | Target) -> QemuRecord:
     if not isinstance(machine, Machine):
         return QemuRecord()
     accel, version = machine.recipe.accel, machine.recipe.qemu.version
-    return QemuRecord(".".join(map(str, version)), accel.name, accel.threads or None)
+    return QemuRecord(".".join(map(str, version)), accel.name, machine.threads or None)
 
 
 def _hear(guest: Guest) -> str:

@@ -81,19 +81,17 @@ class Lab:
         """
         return choose_accel(self.qemu)
 
-    @property
-    def threads(self) -> str | None:
-        """How TCG runs the CPUs of this lab's guests, "multi" or "single"; None under KVM."""
-        if not self.accel.threads:
-            return None
-        return self.accel.threads if self.snapshots else "single"
+    def threads_of(self, topology: Topology) -> str | None:
+        """Return how TCG runs the CPUs of such a guest, "multi" or "single"; None under KVM."""
+        boots = not self.snapshots or topology.launcher != "qemu"
+        return self.accel.threads_for(topology, boots=boots) or None
 
     def unplugs_cpus(self, topology: Topology) -> bool:
         """Tell whether a guest may have spare CPUs.
 
         QEMU dies of a CPU's end in a thread that it shares with the others (qemu_thread_join).
         """
-        return topology.launcher == "qemu" and self.threads != "single"
+        return topology.launcher == "qemu" and self.threads_of(topology) != "single"
 
     def kernel(self, spec: str) -> KernelImage:
         """Return the kernel that a spec names, fetched if it is not here.

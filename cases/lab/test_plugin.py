@@ -299,6 +299,8 @@ def test_what_is_left_of_a_failure_is_kept(session: Session) -> None:
     assert re.fullmatch(r"pytest 'test_them.py::test_fails\[.*\]' --kernel \S+", repeat)
     assert f"{directory}\nrepeat: {repeat}" in session.output
     assert len((directory / "trace.jsonl").read_text().splitlines()) >= 4
+    threads = json.loads((directory / "run.json").read_text())["qemu"]["threads"]
+    assert f"thread={threads}" in (directory / "qemu.txt").read_text()
     for case in ("passes", "skips", "expected_to_fail"):
         assert "artifacts" not in session.outcomes[case].properties
 

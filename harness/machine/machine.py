@@ -159,6 +159,7 @@ class Machine:
         incoming: wait for a saved state instead of booting.
 
     Attributes:
+        threads: how TCG runs its CPUs, "multi" or "single"; "" under KVM.
         twin: makes another guest with the same kernel at the same addresses, if one can be made.
         hang: why the guest kept the lab waiting, if it did.
         examined: whether that was looked into; it is once.
@@ -182,6 +183,7 @@ class Machine:
         incoming: bool = False,
     ) -> None:
         self.recipe = recipe
+        self.threads = recipe.accel.threads_for(recipe.topology, boots=not incoming)
         self.twin: Callable[[], Machine] | None = None
         self.hang: Hang | None = None
         self.examined = False

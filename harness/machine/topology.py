@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from harness.errors import UserError
@@ -114,23 +114,22 @@ class Accel:
         """QEMU's -accel argument for a guest that is up."""
         return f"{self.name},thread={self.threads}" if self.threads else self.name
 
-    @property
-    def patient_argument(self) -> str:
-        """QEMU's -accel argument for a guest that patches its own code while it is at work.
+    def threads_for(self, topology: Topology, *, boots: bool) -> str:
+        """Return how TCG runs a guest that boots, or goes on from its snapshot ("" for KVM).
 
+        Those that patch their own code while they are at work run in one thread.
         With a thread per virtual CPU, TCG now and then runs what has just been patched. A booting
         kernel does it all the time ("Oops: int3" at a static key): 2 of 30 boots with QEMU 7.2, and
         with 10.0.2 on an overloaded host. So does one that attaches an XDP program while frames
         come in by another (bpf_dispatcher_update): a CPU hits an int3 that is not there any more,
         for ever, 1 of 30 times.
-        """
-        return f"{self.name},thread=single" if self.threads else self.name
-
-    def argument_for(self, topology: Topology, *, boots: bool) -> str:
-        """Return QEMU's -accel argument for a guest that boots, or goes on from its snapshot.
 
         NICs come and go, and their programs with them, while frames come in by others. Where CPUs
         do, too, each has its thread: QEMU 10.0 aborts when one is taken out that had none.
         """
         patches = topology.pluggable and not topology.spare_cpus
-        return self.patient_argument if boots or patches else self.argument
+        return "single" if self.threads and (boots or patches) else self.threads
+
+    def argument_for(self, topology: Topology, *, boots: bool) -> str:
+        """Return QEMU's -accel argument for a guest that boots, or goes on from its snapshot."""
+        return replace(self, threads=self.threads_for(topology, boots=boots)).argument

@@ -196,15 +196,6 @@ def _carry_through(
         if not gate.holds(found.kernel.numbers):
             why = f"{gate.what}: since {'.'.join(map(str, gate.since))} ({gate.source})"
             return Judgement(Verdict.SKIP, (f"{found.kernel.release}: {why}",))
-    if lab.qemu:
-        watch.say("looking for QEMU and its accelerator")
-        version = ".".join(map(str, lab.qemu.version))
-        found.qemu = QemuRecord(version, lab.accel.name, lab.threads)
-        found.qemu_sha256 = lab.qemu.sha256
-    try:
-        found.files = digest_files(scenario)
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
     topology = Topology(
         scenario.cpus,
         scenario.memory_mib,
@@ -217,6 +208,15 @@ def _carry_through(
         pluggable=scenario.pluggable,
         launcher=scenario.launcher,
     )
+    if lab.qemu:
+        watch.say("looking for QEMU and its accelerator")
+        version = ".".join(map(str, lab.qemu.version))
+        found.qemu = QemuRecord(version, lab.accel.name, lab.threads_of(topology))
+        found.qemu_sha256 = lab.qemu.sha256
+    try:
+        found.files = digest_files(scenario)
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
     verb = "starting an agent on" if scenario.target else "booting"
     watch.say(f"{verb} {found.kernel.release}")
     try:

@@ -230,6 +230,25 @@ def test_a_slow_kernel_has_longer_deadlines(world: World) -> None:
     assert lab.recipe("path:/bz", Topology()).accel.pace == 3 * lab.accel.pace
 
 
+@pytest.mark.parametrize(
+    ("snapshots", "how", "threads"),
+    [
+        (True, {}, "multi"),
+        (True, {"nics": 2, "pluggable": True}, "single"),
+        (True, {"spare_cpus": 1, "pluggable": True}, "multi"),
+        (True, {"launcher": "virtme-ng"}, "single"),
+        (False, {}, "single"),
+    ],
+)
+def test_how_a_guest_is_run(
+    world: World, snapshots: bool, how: dict[str, Any], threads: str
+) -> None:
+    lab = Lab(snapshots=snapshots)
+    assert lab.threads_of(Topology(**how)) == threads
+    unplugs = threads != "single"
+    assert lab.unplugs_cpus(Topology(**how)) is unplugs
+
+
 def test_missing_drivers_are_named(world: World) -> None:
     world.missing = ("virtio_net", "veth", "virtio_console")
     with pytest.raises(KernelNotFound) as caught:

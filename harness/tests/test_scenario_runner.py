@@ -17,6 +17,7 @@ from harness.errors import (
     GuestError,
     KernelNotFound,
     LabError,
+    QemuFailed,
     TrafficStalled,
 )
 from harness.machine.hang.findings import Hang, Kind
@@ -127,7 +128,9 @@ class Lab:
 
     qemu = SimpleNamespace(version=(10, 0, 2), sha256="ef" * 32)
     accel = SimpleNamespace(name="tcg")
-    threads = "multi"
+
+    def threads_of(self, topology: Any) -> str:
+        return "single" if topology.pluggable else "multi"
 
     def kernel(self, spec: str) -> Any:
         if self.no_kernel:
@@ -207,6 +210,13 @@ def steered(monkeypatch: pytest.MonkeyPatch, lab: Lab, books: object = None) -> 
 
 def run(lab: Lab, **more: Any) -> Any:
     return run_scenario(lab, scenario(**more), "debian:7.3")  # type: ignore[arg-type]
+
+
+def test_the_record_tells_how_this_guest_was_run(lab: Lab) -> None:
+    assert run(lab).record.qemu.threads == "multi"
+    lab.no_guest = QemuFailed("no QEMU today")
+    goes = ({"at": 48, "after": "rest", "do": "unplug", "nic": 0},)
+    assert run(lab, timeline=goes).record.qemu.threads == "single"
 
 
 def test_a_pass_and_what_is_kept_of_it(lab: Lab, freezer: list[Guest]) -> None:

@@ -53,20 +53,21 @@ def test_each_nic_has_an_address_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accel", "argument", "patient_argument"),
+    ("accel", "at_work", "booting"),
     [
         (Accel("tcg", "multi", "why"), "tcg,thread=multi", "tcg,thread=single"),
         (Accel("tcg", "single", "why"), "tcg,thread=single", "tcg,thread=single"),
         (Accel("kvm", "", "why", "host"), "kvm", "kvm"),
     ],
 )
-def test_the_accelerators_argument(accel: Accel, argument: str, patient_argument: str) -> None:
+def test_the_accelerators_argument(accel: Accel, at_work: str, booting: str) -> None:
     plain, pluggable = Topology(), Topology(nics=2, pluggable=True)
-    assert accel.argument_for(plain, boots=False) == argument
-    assert accel.argument_for(plain, boots=True) == patient_argument
-    assert accel.argument_for(pluggable, boots=False) == patient_argument
+    assert accel.argument_for(plain, boots=False) == at_work
+    assert accel.argument_for(plain, boots=True) == booting
+    assert accel.argument_for(pluggable, boots=False) == booting
     cpus_too = Topology(nics=2, pluggable=True, spare_cpus=1)
-    assert accel.argument_for(cpus_too, boots=False) == argument
+    assert accel.argument_for(cpus_too, boots=False) == at_work
+    assert accel.threads_for(plain, boots=False) == accel.threads
 
 
 def test_the_pace_is_no_part_of_what_an_accelerator_is() -> None:
