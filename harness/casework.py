@@ -11,10 +11,11 @@ import pytest
 from harness.errors import AgentLost, GuestError, LabError, UserError
 from harness.hold import Hold
 from harness.judge import Judgement, judge, judge_error, tell_hang
+from harness.kernels.examine import options_in
 from harness.model.control import Entry
 from harness.model.datapath import Queue
 from harness.model.facts import Facts
-from harness.model.gates import LIVE_FRAMES
+from harness.model.gates import LIVE_FRAMES, PREEMPTIBLE_SOFTIRQS
 from harness.patience import wait_until
 from harness.steering import Plan, Steering
 
@@ -133,6 +134,17 @@ class Casework:
             if error.errno not in {errno.ENOENT, errno.ESRCH}:
                 raise
             return True  # it has ended since
+
+    @property
+    def shares_bulks(self) -> bool:
+        """Whether tasks of one CPU preempt each other while they fill or flush its bulk queues.
+
+        They do under PREEMPT_RT, unless bottom halves keep each other out there as of old.
+        """
+        options = options_in(self.guest.machine.kernel) or {}
+        apart = options.get("PREEMPT_RT_NEEDS_BH_LOCK", "n") == "y"
+        preempts = "PREEMPT_RT" in self.guest.read("/proc/version") and not apart
+        return preempts and PREEMPTIBLE_SOFTIRQS.holds(self.kernel)
 
     def hold(self, *cpus: int) -> Hold:
         """Keep the kthreads of some of the run's entries from running while a `with` block runs."""
