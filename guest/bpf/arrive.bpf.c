@@ -38,17 +38,18 @@ enum trait {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, TRAITS);
+	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, __u64[TRAITS]);
 } traits SEC(".maps");
 
-static __always_inline void count_trait(__u32 trait, __u32 value)
+static __always_inline void count_trait(enum trait trait, __u32 value)
 {
-	__u64 *n = value ? bpf_map_lookup_elem(&traits, &trait) : 0;
+	__u32 zero = 0;
+	__u64 *n = value ? bpf_map_lookup_elem(&traits, &zero) : 0;
 
 	if (n)
-		++*n;
+		++n[trait];
 }
 
 SEC("tc")

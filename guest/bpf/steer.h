@@ -48,12 +48,15 @@ struct {
 
 #define ACTIONS (XDP_REDIRECT + 1)
 
-/* How often each action was answered to a NIC's frames, and then, in order, to live ones. */
+/*
+ * How often each action was answered to a NIC's frames, and then, in order, to live ones: one
+ * element, for the host reads it again and again.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2 * ACTIONS);
+	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, __u64[2 * ACTIONS]);
 } verdicts SEC(".maps");
 
 struct arrival {
@@ -96,10 +99,10 @@ static __always_inline int steer_to(struct xdp_md *ctx, struct arrival *frame, _
 	note_hop(frame->hop, 1, verdict, verdict == XDP_REDIRECT ? cpu : NO_CPU, frame->length);
 	/* after the note, as the host counts on it */
 	asm volatile("" ::: "memory");
-	__u32 action = frame->answers + verdict;
-	__u64 *n = bpf_map_lookup_elem(&verdicts, &action);
-	if (n)
-		*n += 1;
+	__u32 zero = 0, action = frame->answers + verdict;
+	__u64 *n = bpf_map_lookup_elem(&verdicts, &zero);
+	if (n && action < 2 * ACTIONS)
+		n[action] += 1;
 	return verdict;
 }
 

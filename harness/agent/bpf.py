@@ -194,20 +194,19 @@ class Map(Descriptor):
         bpf(self.calls, MAP_LOOKUP_BATCH, front, memory).must("BPF_MAP_LOOKUP_BATCH")
         return values.content
 
-    def per_cpu(self, key: int, cpus: int) -> list[int]:
-        """Return a per-CPU array's integers under a key, by CPU.
+    def per_cpu(self, cpus: int) -> list[tuple[int, ...]]:
+        """Return the integers of a per-CPU array of one element, by CPU.
 
         Args:
-            key: the key.
-            cpus: possible CPUs of the guest; each has its own value, padded to 8 bytes.
+            cpus: possible CPUs of the guest; each has its own value, of integers of 8 bytes.
         """
-        result, values = self.lookup(key, size=8 * cpus)
-        result.must(f"lookup of per-CPU element {key}")
-        return [value for (value,) in struct.iter_unpack("<Q", values)]
+        result, values = self.lookup(0, size=self.value_size * cpus)
+        result.must("lookup of a per-CPU element")
+        return list(struct.iter_unpack(f"<{self.value_size // 8}Q", values))
 
-    def sum_over_cpus(self, key: int, cpus: int) -> int:
-        """Return the sum of `per_cpu`."""
-        return sum(self.per_cpu(key, cpus))
+    def sum_over_cpus(self, cpus: int) -> tuple[int, ...]:
+        """Return the sum of each integer of `per_cpu`."""
+        return tuple(map(sum, zip(*self.per_cpu(cpus), strict=True)))
 
     def _key(self, key: int) -> bytes:
         return key.to_bytes(self.key_size, "little")

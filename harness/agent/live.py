@@ -11,13 +11,13 @@ from harness.agent.syscalls import Syscalls
 from harness.errors import TrafficError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from harness.agent.bpf import Map, Program
     from harness.agent.syscalls import Started
 
-FIRST_TASK, TASKS = 2, 32
-"""The agent's threads that live runs may have (guest/agent/task.c)."""
+FIRST_TASK, TASKS = 2, 31
+"""The agent's threads that live runs have, up to that of veth pairs (guest/agent/task.c)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,13 @@ class LiveRun:
 
 
 def run_live(
-    calls: Syscalls, numbers: Map, runs: Mapping[int, LiveRun], *, batch: int, deadline_s: float
+    calls: Syscalls,
+    numbers: Map,
+    runs: Mapping[int, LiveRun],
+    *,
+    batch: int,
+    deadline_s: float,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> None:
     """Make live runs on several CPUs at the same time and return when all are over.
 
@@ -52,6 +58,7 @@ def run_live(
         runs: by CPU.
         batch: frames in a batch, 256 at most.
         deadline_s: how long they may take.
+        meanwhile: done when all have begun.
 
     Raises:
         GuestError: the kernel refuses: EINVAL before 5.18, E2BIG for a larger batch.
@@ -67,6 +74,7 @@ def run_live(
         numbers.update(cpu, struct.pack("<I", run.first)).must("set the number of a live frame")
         how = {"ifindex": run.ifindex, "repeat": run.repeat, "batch": batch}
         under_way.append(start_live(own, run.program, run.frame, **how))
+    meanwhile()
     for started in under_way:
         calls.collect(started, deadline_s=deadline_s).must("BPF_PROG_TEST_RUN of live frames")
     for cpu, run in runs.items():

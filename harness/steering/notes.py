@@ -82,18 +82,12 @@ class XdpSide:
         """The next live frame's number, by CPU; not with a user's own object."""
         return self._notes["numbers"]
 
-    def answered(self) -> Counter[XdpAction]:
-        """Return how many frames from the wire were answered with each action."""
-        return self._verdicts(0)
-
-    def answered_live(self) -> Counter[XdpAction]:
-        """Return how many live frames were answered with each action."""
-        return self._verdicts(len(XdpAction))
-
-    def _verdicts(self, first: int) -> Counter[XdpAction]:
-        verdicts, cpus = self._notes["verdicts"], self._guest.cpus
-        counts = {action: verdicts.sum_over_cpus(first + action, cpus) for action in XdpAction}
-        return Counter(counts)
+    def answered(self) -> tuple[Counter[XdpAction], Counter[XdpAction]]:
+        """Return how many frames were answered with each action: of the wire's, and live ones."""
+        counts = self._notes["verdicts"].sum_over_cpus(self._guest.cpus)
+        kinds = counts[: len(XdpAction)], counts[len(XdpAction) :]
+        wire, live = (Counter(dict(zip(XdpAction, kind, strict=True))) for kind in kinds)
+        return wire, live
 
     def hops(self, frames: int) -> HopTable:
         """Return the notes of the first frames, by number."""
@@ -148,7 +142,8 @@ class TcSide:
 
     def delivered(self) -> int:
         """Return how many frames have come there so far (GRO: segments)."""
-        return self._notes["segments"].sum_over_cpus(0, self._cpus)
+        (segments,) = self._notes["segments"].sum_over_cpus(self._cpus)
+        return segments
 
     def hops(self, frames: int) -> HopTable:
         """Return the notes of the first frames, by number."""
@@ -161,5 +156,5 @@ class TcSide:
 
     def traits(self) -> dict[str, int]:
         """Return how many skbs came with a mark, a priority or a hash."""
-        counts = self._notes["traits"]
-        return {name: counts.sum_over_cpus(at, self._cpus) for at, name in enumerate(TRAITS)}
+        counts = self._notes["traits"].sum_over_cpus(self._cpus)
+        return dict(zip(TRAITS, counts, strict=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from harness.agent.bpf import (
@@ -28,6 +27,7 @@ from harness.trace.rest import Rest, quiescent
 from harness.trace.tally import add_up
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Sequence
 
     from harness.agent.bpf import Program
@@ -161,8 +161,7 @@ class Steering:
         return rest
 
     def _look(self) -> Rest:
-        wire = self._xdp.answered()
-        live = self._xdp.answered_live() if self.traffic.made_live else Counter()
+        wire, live = self._xdp.answered()
         delivered = self._tc.delivered()
         tracer = self.guest.tracer
         tracer.drain()
@@ -213,8 +212,8 @@ class Steering:
 
     def _answered(self) -> Counter[XdpAction]:
         """Return how many frames, from the wire or live, were answered with each action."""
-        live = self._xdp.answered_live() if self.traffic.made_live else Counter()
-        return self._xdp.answered() + live
+        wire, live = self._xdp.answered()
+        return wire + live
 
     def detach(self) -> None:
         """Detach the XDP programs by closing their links.
@@ -328,7 +327,8 @@ class Steering:
 
     def counted(self) -> tuple[int, int]:
         """Return the live frames redirected and the frames at the stack, as the programs count."""
-        return self._xdp.answered_live()[XdpAction.REDIRECT], self._tc.delivered()
+        _, live = self._xdp.answered()
+        return live[XdpAction.REDIRECT], self._tc.delivered()
 
     def recount(self, frames: int) -> tuple[Sequence[int], Sequence[int]]:
         """Return how often each of the first numbers was seen by XDP and noted at the stack."""

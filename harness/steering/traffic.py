@@ -8,7 +8,6 @@ import time
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from harness.agent.live import LiveRun, run_live
@@ -17,7 +16,7 @@ from harness.guest import guest_address, interface_name, peer_address
 from harness.traffic.frames import Flow, Frames, build_frames, build_live
 from harness.traffic.injectors import make_injector
 from harness.traffic.live import LiveInjector
-from harness.traffic.veth import VethInjector
+from harness.traffic.veth import VethInjector, in_turns, mac_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,8 +71,8 @@ class Traffic:
         guest = self._guest
         stall_s = STALL_S * guest.machine.pace
         if nic in guest.veths:
-            taken = lambda: self._xdp.answered().total()  # noqa: E731
-            wire: Injector = VethInjector(guest.calls, guest.veths[nic], taken, stall_s=stall_s)
+            veth = guest.veths[nic]
+            wire: Injector = VethInjector(guest.calls, veth, self._taken, stall_s=stall_s)
         else:
             wire = make_injector(guest.machine.nics[nic], stall_s=stall_s)
         if not self._plan.live:
@@ -82,6 +81,11 @@ class Traffic:
         ifindex = guest.ifindex[interface_name(nic)]
         numbers = self._xdp.numbers
         return LiveInjector(guest.calls, program, numbers, ifindex, wire, self._deadline_s)
+
+    def _taken(self) -> int:
+        """Return how many frames from the wire the programs have seen."""
+        wire, _ = self._xdp.answered()
+        return wire.total()
 
     def _mac(self, nic: int) -> bytes:
         return bytes.fromhex(self._guest.mac(nic).replace(":", ""))
@@ -112,10 +116,10 @@ class Traffic:
     def _prime(self, nic: int) -> int:
         """Send a frame of no account and return the CPU that received it."""
         cpus, strays = self._guest.cpus, self._xdp.strays
-        before = strays.per_cpu(0, cpus)
+        before = strays.per_cpu(cpus)
         self._injectors[self._mac(nic)].send([PRIMER])
         deadline = time.monotonic() + self._deadline_s
-        while (now := strays.per_cpu(0, cpus)) == before:
+        while (now := strays.per_cpu(cpus)) == before:
             if time.monotonic() >= deadline:
                 raise self._guest.stalled(f"NIC {nic} does not receive")
             time.sleep(POLL_S)
@@ -160,7 +164,8 @@ class Traffic:
         self._check_room(len(frames))
         if self._plan.live:
             self._note_live(len(frames))
-        for mac, batch in groupby(frames.data, key=itemgetter(slice(6))):
+        data = in_turns(frames.data) if self._guest.veths and rate is None else frames.data
+        for mac, batch in groupby(data, key=mac_of):
             self.sent += self._injectors[mac].send(list(batch), rate=rate, progress=progress)
         self._enter(frames)
         return len(frames)
@@ -184,7 +189,8 @@ class Traffic:
         frames = sum(flow.frames for flow in flows.values())
         self._check_room(frames)
         place_of = {self._mac(nic): place for place, nic in enumerate(self._plan.nics)}
-        runs, first = {}, self.sent
+        runs, start = {}, self.sent
+        first = start
         for number, (cpu, flow) in enumerate(flows.items()):
             if not flow.frames:
                 continue  # the kernel would make one
@@ -194,14 +200,17 @@ class Traffic:
             runs[cpu] = LiveRun(self._xdp.live[place], made.data[0], first, len(made), ifindex)
             self._enter(made)
             first += len(made)
-        self._note_live(first - self.sent)
+        self._note_live(first - start)
         self.sent = first
-        with ThreadPoolExecutor(1) as pool:
-            beside = pool.submit(self.send, wire)
-            run_live(
-                self._guest.calls, self._xdp.numbers, runs, batch=batch, deadline_s=self._deadline_s
-            )
-            return frames + beside.result()
+        run_live(
+            self._guest.calls,
+            self._xdp.numbers,
+            runs,
+            batch=batch,
+            deadline_s=self._deadline_s,
+            meanwhile=lambda: self.send(wire),
+        )
+        return self.sent - start
 
     def stream(self, flow: Flow, *, cpu: int, batch: int) -> None:
         """Have a CPU make the frames of a flow, numbered from 0 each time: for counters only.

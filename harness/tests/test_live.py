@@ -64,13 +64,13 @@ class FakeLink:
         return value, error, rest
 
 
-def live(link: FakeLink, cpus: int, *, repeat: int = 300) -> None:
+def live(link: FakeLink, cpus: int, *, repeat: int = 300, **how: Any) -> None:
     calls = Syscalls(link)  # type: ignore[arg-type]
     numbers = Map(calls, 5, key_size=4, value_size=4, max_entries=1024)
     runs = {
         cpu: LiveRun(Program(calls, 9), FRAME, 1000 * cpu, repeat, ifindex=3) for cpu in range(cpus)
     }
-    run_live(calls, numbers, runs, batch=256, deadline_s=7.0)
+    run_live(calls, numbers, runs, batch=256, deadline_s=7.0, **how)
 
 
 def test_runs_are_made_on_their_cpus_at_the_same_time() -> None:
@@ -80,6 +80,13 @@ def test_runs_are_made_on_their_cpus_at_the_same_time() -> None:
     assert [task for task, *_ in link.ran] == [FIRST_TASK + cpu for cpu in range(16)]
     assert link.waited_after == [16] * 16
     assert link.numbers == {cpu: 1000 * cpu + 300 for cpu in range(16)}
+
+
+def test_meanwhile_all_are_under_way() -> None:
+    link, seen = FakeLink(), list[tuple[int, int]]()
+    meanwhile = lambda: seen.append((len(link.ran), sum(link.finished)))  # noqa: E731
+    live(link, 3, meanwhile=meanwhile)
+    assert seen == [(3, 0)]
 
 
 def test_the_kernel_is_told_what_to_run() -> None:
@@ -103,5 +110,5 @@ def test_a_refusal_is_the_kernels_own() -> None:
 
 
 def test_the_agent_has_only_so_many_threads() -> None:
-    with pytest.raises(UserError, match="live runs on 31 CPUs: 30 at most"):
+    with pytest.raises(UserError, match="live runs on 30 CPUs: 29 at most"):
         live(FakeLink(), TASKS - FIRST_TASK + 1)

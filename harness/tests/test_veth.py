@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,7 @@ from harness.agent.veth import IFF_UP, IFLA_IFNAME, PacketSocket, make_veth, pee
 from harness.errors import GuestError, TrafficError
 from harness.tests.agents import Agent
 from harness.tests.fakes import LATE_S
-from harness.traffic.veth import WINDOW, VethInjector
+from harness.traffic.veth import WINDOW, VethInjector, in_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +62,16 @@ def test_every_frame_comes_in_by_the_far_end(calls: Syscalls) -> None:
     assert told[-1] == len(sent)
     assert injector.send([]) == 0
     assert injector.send(frames(3), rate=1e6) == 3
+
+
+def test_pairs_take_turns_of_many_frames() -> None:
+    pairs = [bytes([5]) * 6, bytes([3]) * 6]
+    sent = [pairs[number % 2] + number.to_bytes(2, "big") for number in range(2 * WINDOW + 10)]
+    turns = in_turns(sent)
+    changes = sum(one[:6] != other[:6] for one, other in pairwise(turns))
+    assert changes == 5  # two turns of each whole window, and of the rest
+    for pair in pairs:
+        assert [f for f in turns if f[:6] == pair] == [f for f in sent if f[:6] == pair]
 
 
 def test_what_goes_the_other_way_is_received(calls: Syscalls) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import errno
 import time
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from harness.agent.live import FIRST_TASK
+from harness.agent.live import TASKS
 from harness.agent.syscalls import Syscalls
 from harness.errors import GuestError, TrafficError
 from harness.traffic.wire import stalled, wait_turn
@@ -24,6 +25,20 @@ if TYPE_CHECKING:
 
 WINDOW = 64
 POLL_S = 0.001
+TASK = TASKS
+"""The agent's thread that sends: its own, for live runs may be under way at the same time."""
+
+mac_of = itemgetter(slice(6))
+"""The address that a frame is for."""
+
+
+def in_turns(frames: Sequence[bytes]) -> list[bytes]:
+    """Return frames for several pairs in an order in which a pair has many at each of its turns.
+
+    A turn takes several calls of the agent. Frames for one pair stay in order.
+    """
+    spans = range(0, len(frames), WINDOW)
+    return [f for at in spans for f in sorted(frames[at : at + WINDOW], key=mac_of)]
 
 
 class VethInjector:
@@ -44,7 +59,7 @@ class VethInjector:
     def __init__(
         self, calls: Syscalls, socket: PacketSocket, taken: Callable[[], int], *, stall_s: float
     ) -> None:
-        self._calls = Syscalls(calls.link, task=FIRST_TASK)
+        self._calls = Syscalls(calls.link, task=TASK)
         self._socket = socket
         self._taken = taken
         self._stall_s = stall_s
