@@ -187,6 +187,30 @@ def test_every_page_comes_back_from_a_full_second_ring(lab: Casework) -> None:
     assert books.delivered == BATCH - books.queue_drops
 
 
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_xdp", "each frame of a batch is freed as it was allocated"
+)
+@pytest.mark.parametrize("live_first", [True, False], ids=["live first", "live second"])
+def test_frames_of_two_allocators_are_redirected_in_one_batch(
+    lab: Casework, live_first: bool
+) -> None:
+    """A live frame's page is of a page pool, that of veth's is not (MEM_TYPE_PAGE_SHARED)."""
+    if 0 not in lab.guest.veths:
+        lab.guest.put_veth(0)
+    run = steer_watched(lab, 1, entries={2: 64})
+    run.set(1, 64, load_onward(lab.guest, run.cpumap, 2), onward=(2,))
+    with lab.hold(1):
+        for number in range(8):
+            send = lab.live if (number % 2 == 0) == live_first else lab.send
+            send(1)
+            run.wait_offered()
+    assert run.wait_rest()
+    gone = wait_pools_gone(lab, 4)
+    assert gone == 4, f"{gone} of 4 live frames' pages came back"
+    books = lab.close()
+    assert (books.prog_redirect, books.delivered) == (8, 8)
+
+
 @pytest.mark.proves("cpu_map_kthread_run", "told to stop, it empties its ring before it ends")
 @pytest.mark.proves("cpu_map_kthread_run", "frames that it delivers are freed")
 @pytest.mark.parametrize("end", ["none", "delete", "qsize 0", "close"])
