@@ -115,9 +115,9 @@ def test_each_combination_takes_its_turn(lab: list[str], tmp_path: Path) -> None
     svg = tmp_path / "rates.svg"
     result = run("--qsize", "64", "--runs", "2", "--most", "100000", "--svg", str(svg))
     assert result.exit_code == 0, result.output
-    once = ["socket () 64 20000"] * 2 + ["tap (4,) 64 20000"] * 2 + ["live () 64 20000"]
-    once += ["veth () 64 20000"] * 2
-    assert lab == once * 2 + ["stream 10000", "stream 100000"] * 2
+    once = ["socket () 64 50000"] * 2 + ["tap (4,) 64 50000"] * 2 + ["live () 64 50000"]
+    once += ["veth () 64 50000"] * 2
+    assert lab == once * 2 + [*["stream 10000"] * 6, "stream 100000"] * 2
     found = json.loads(result.stdout)
     assert [row["why"] for row in found["rows"]][5] == "live frames know no generic mode"
     assert found["live_over_socket"][0]["offered"] == 5.5
@@ -134,7 +134,7 @@ def test_a_kernel_without_live_frames(lab: list[str]) -> None:
 def test_a_kernel_without_generic_mode(lab: list[str]) -> None:
     result = run("--kernel", "debian:5.10", "--injector", "veth", "--qsize", "64", "--runs", "1")
     assert result.exit_code == 0
-    assert lab == ["veth () 64 20000"]
+    assert lab == ["veth () 64 50000"]
     assert [row["why"] for row in json.loads(result.stdout)["rows"]] == [
         "",
         "generic mode: since 5.15",
