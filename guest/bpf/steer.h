@@ -57,7 +57,7 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, __u64[2 * ACTIONS]);
-} verdicts SEC(".maps");
+} verdict_counts SEC(".maps");
 
 struct arrival {
 	struct headers headers;
@@ -100,7 +100,7 @@ static __always_inline int steer_to(struct xdp_md *ctx, struct arrival *frame, _
 	/* after the note, as the host counts on it */
 	asm volatile("" ::: "memory");
 	__u32 zero = 0, action = frame->answers + verdict;
-	__u64 *n = bpf_map_lookup_elem(&verdicts, &zero);
+	__u64 *n = bpf_map_lookup_elem(&verdict_counts, &zero);
 	if (n && action < 2 * ACTIONS)
 		n[action] += 1;
 	return verdict;

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CPUS = "cpus"
-STEER_MAPS = (CPUS, "hops", "orders", "strays", "verdicts")
+STEER_MAPS = (CPUS, "hops", "orders", "strays", "verdict_counts")
 """The maps of guest/bpf/tag.h and guest/bpf/steer.h: the run's cpumap, and its notes."""
 KINDS = ("STT_FUNC", "STT_OBJECT")
 STEERER = "steer"
@@ -68,7 +68,7 @@ def _judge(symbols: list[tuple[str, str]], *, steers: bool, redirects: bool) -> 
         if lacking := [name for name in STEER_MAPS if name not in maps]:
             return (
                 f"it has no map {', '.join(lacking)}: a program that steers includes "
-                "guest/bpf/steer.h (see the README)"
+                "guest/bpf/steer.h, that of this version of the lab (see the README)"
             )
         if len(programs) != 1 and STEERER not in programs:
             return f'it has {_list(programs)} in SEC("xdp"): one is needed, or one called steer'

@@ -53,7 +53,7 @@ class XdpSide:
         """Load one more program and its twin: all of a run write into the same notes."""
         plan = self._plan
         shared: dict[str, tuple[str, int]] = {"cpus": ("fd", cpumap.fd)}
-        for name in ("hops", "orders", "strays", "verdicts", "numbers"):
+        for name in ("hops", "orders", "strays", "verdict_counts", "numbers"):
             if name in self._notes:
                 shared[name] = ("fd", self._notes[name].fd)
             elif name == "hops":
@@ -84,7 +84,7 @@ class XdpSide:
 
     def answered(self) -> tuple[Counter[XdpAction], Counter[XdpAction]]:
         """Return how many frames were answered with each action: of the wire's, and live ones."""
-        counts = self._notes["verdicts"].sum_over_cpus(self._guest.cpus)
+        counts = self._notes["verdict_counts"].sum_over_cpus(self._guest.cpus)
         kinds = counts[: len(XdpAction)], counts[len(XdpAction) :]
         wire, live = (Counter(dict(zip(XdpAction, kind, strict=True))) for kind in kinds)
         return wire, live

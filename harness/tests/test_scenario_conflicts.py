@@ -165,7 +165,7 @@ def test_object_files(tmp_path: Path) -> None:
     assert find_fault(BUILT / "steer_vlan.bpf.o", steers=True) is None
     assert find_fault(BUILT / "entry_onward.bpf.o", steers=False, redirects=True) is None
     lacking = find_fault(BUILT / "entry_onward.bpf.o", steers=True) or ""
-    assert lacking.startswith("it has no map verdicts: a program that steers includes")
+    assert lacking.startswith("it has no map verdict_counts: a program that steers includes")
     assert "no program" in (find_fault(BUILT / "steer.bpf.o", steers=False) or "")
     assert "no map cpus" in (
         find_fault(BUILT / "entry_verdict.bpf.o", steers=False, redirects=True) or ""
