@@ -15,6 +15,9 @@ by which a CPU takes part in the life of the others are put above the spinner:
   (kernel/time/timer_migration.c, 6.9; get_nohz_timer_target before).
 - Those of timers and irq_work under PREEMPT_RT; and cpuhp, which alone takes a CPU offline.
 
+Where the fair server cannot be switched off, what it gives the fair class, a twentieth of the CPU,
+is taken by decoys: the kthreads wait there as SCHED_IDLE behind spinners of nice -20, for minutes.
+
 Interrupts have threads under PREEMPT_RT, of priority 50: the spinner's is the lowest of its class,
 so that the agent's link and the NICs go on. The agent's own threads leave the CPU: one that is
 starved with a lock of their process would stop them all.
@@ -31,7 +34,10 @@ from harness.model.gates import FAIR_SERVER
 if TYPE_CHECKING:
     from harness.steering import Steering
 
-SCHED_FIFO = 1
+SCHED_NORMAL, SCHED_FIFO, SCHED_IDLE = 0, 1, 5
+PRIO_PROCESS, NICEST = 0, -20
+DECOYS = 8
+"""On each CPU: a kthread that is made meanwhile, of nice 0, waits half a minute behind so many."""
 SPINNER_PRIORITY, SERVANT_PRIORITY = 1, 60
 SERVANTS = ("ksoftirqd/", "ktimers/", "irq_work/", "rcu", "cpuhp/")
 ENOENT, ESRCH = 2, 3
@@ -49,8 +55,7 @@ class Hold:
         cpus: their keys.
 
     Raises:
-        HoldBroken: at the end, if a kthread took frames there in the meantime; at the beginning, if
-            the kernel has no switch for what would run it.
+        HoldBroken: at the end, if a kthread took frames there in the meantime.
     """
 
     def __init__(self, steering: Steering, *cpus: int) -> None:
@@ -58,6 +63,7 @@ class Hold:
         self._guest = steering.guest
         self._cpus = cpus
         self._pids: list[int] = []
+        self._lowered: list[int] = []
         self._taken: list[int] = []
         self._proven = False
 
@@ -67,13 +73,16 @@ class Hold:
         guest.write("/proc/sys/kernel/sched_rt_runtime_us", "-1")
         others = (1 << guest.cpus) - 1
         self._promote_servants()
+        served = [cpu for cpu in self._cpus if not self._switch_off_servers(cpu)]
         for cpu in self._cpus:
-            self._switch_off_servers(cpu)
             others &= ~(1 << cpu)
         mask = struct.pack("<Q", others)
         for tid in guest.own_threads():
             guest.calls.must("sched_setaffinity", tid, len(mask), mask, why="agent")
+        decoys = [guest.spawn("spin", cpu) for cpu in served for _ in range(DECOYS)]
         self._pids = [guest.spawn("spin", cpu, SCHED_FIFO, SPINNER_PRIORITY) for cpu in self._cpus]
+        self._pids += decoys
+        self._prefer(decoys, served)
         self._taken = self._look()
         return self
 
@@ -83,6 +92,8 @@ class Hold:
         taken = self._look()
         for pid in self._pids:
             self._guest.kill(pid)
+        for pid in self._lowered:
+            self._schedule(pid, SCHED_NORMAL, 0, "a kthread")
         if not self._proven and failed[0] is None:
             self._compare(taken)
 
@@ -108,28 +119,38 @@ class Hold:
 
     def _promote_servants(self) -> None:
         """Put above spinners what serves other CPUs, everywhere: a spinner's CPU may go offline."""
-        guest, priority = self._guest, struct.pack("<i", SERVANT_PRIORITY)
         workers = tuple(f"kworker/{cpu}:" for cpu in self._cpus)
-        for pid, comm in guest.threads("").items():
-            if not comm.startswith((*SERVANTS, *workers)):
-                continue
-            result = guest.calls.raw("sched_setscheduler", pid, SCHED_FIFO, priority)
-            if result.errno != ESRCH:  # a worker that was idle for long has gone
-                result.must(comm)
+        for pid, comm in self._guest.threads("").items():
+            if comm.startswith((*SERVANTS, *workers)):
+                self._schedule(pid, SCHED_FIFO, SERVANT_PRIORITY, comm)
 
-    def _switch_off_servers(self, cpu: int) -> None:
-        """Have no deadline server run tasks of lower classes on a CPU."""
+    def _prefer(self, decoys: list[int], cpus: list[int]) -> None:
+        """Have the fair servers of some CPUs run decoys, and not the kthreads of their entries."""
+        for cpu in cpus:
+            for pid, comm in self._guest.threads(f"cpumap/{cpu}/").items():
+                self._schedule(pid, SCHED_IDLE, 0, comm)
+                self._lowered.append(pid)
+        for pid in decoys:
+            self._guest.calls.must("setpriority", PRIO_PROCESS, pid, NICEST)
+
+    def _schedule(self, pid: int, policy: int, priority: int, what: str) -> None:
+        param = struct.pack("<i", priority)
+        result = self._guest.calls.raw("sched_setscheduler", pid, policy, param)
+        if result.errno != ESRCH:  # a worker that was idle for long, or its entry's, has gone
+            result.must(what)
+
+    def _switch_off_servers(self, cpu: int) -> bool:
+        """Have no deadline server run tasks of lower classes on a CPU; tell whether it worked.
+
+        It takes CONFIG_DEBUG_FS, before 6.15 CONFIG_SCHED_DEBUG too.
+        """
+        off = True
         for server, gate in (("fair_server", FAIR_SERVER), ("ext_server", None)):
-            path = f"/sys/kernel/debug/sched/{server}/cpu{cpu}/runtime"
             try:
-                self._guest.write(path, "0")
+                self._guest.write(f"/sys/kernel/debug/sched/{server}/cpu{cpu}/runtime", "0")
             except GuestError as error:
                 if error.errno != ENOENT:
                     raise
                 if gate and gate.holds(self._guest.machine.kernel.numbers):
-                    raise HoldBroken(
-                        f"nothing holds a kthread on CPU {cpu}: {gate.what}, and there is no "
-                        f"{path} to switch that off",
-                        remedy="build the kernel with CONFIG_DEBUG_FS, before 6.15 with "
-                        "CONFIG_SCHED_DEBUG too",
-                    ) from error
+                    off = False
+        return off

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.casework import Casework
+from harness.hold import SCHED_NORMAL
 from harness.machine.topology import Topology
+from harness.patience import wait_until
 
 if TYPE_CHECKING:
     from harness.lab import Lab
 
 ALL_CPUS_WORK = "/proc/sys/vm/stat_refresh"
 """Writing it queues work for each CPU, and waits for it (schedule_on_each_cpu)."""
+PERIODS_S = 3.5
+"""Several periods of the fair server, of a second each."""
 
 
 def test_work_for_a_held_cpu_is_done(workshop: Lab, a_kernel: str) -> None:
@@ -23,4 +27,20 @@ def test_work_for_a_held_cpu_is_done(workshop: Lab, a_kernel: str) -> None:
             run.wait_offered()
             guest.write(ALL_CPUS_WORK, "1")
             assert run.taken_on(3) == 0
+        assert case.close().delivered == 50
+
+
+def test_without_a_switch_decoys_take_what_the_fair_server_gives(
+    workshop: Lab, a_kernel: str
+) -> None:
+    with workshop.open(a_kernel, Topology(append="debugfs=off")) as guest:
+        case = Casework(guest)
+        run = case.steer(3)
+        (pid,) = guest.threads("cpumap/3/")
+        with case.hold(3):
+            case.send(frames=50)
+            run.wait_offered()
+            assert not wait_until(lambda: run.taken_on(3), PERIODS_S)
+        assert guest.calls.must("sched_getscheduler", pid).value == SCHED_NORMAL
+        assert run.wait_rest()
         assert case.close().delivered == 50

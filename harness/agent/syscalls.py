@@ -40,6 +40,7 @@ NR = {
     "capset": 126,
     "mknod": 133,
     "getpriority": 140,
+    "setpriority": 141,
     "sched_setscheduler": 144,
     "sched_getscheduler": 145,
     "mount": 165,
