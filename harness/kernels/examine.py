@@ -32,7 +32,6 @@ NEEDED = {
     "BPF_SYSCALL": "programs and maps",
     "NET_SCH_INGRESS": "the tc program that sees frames arrive",
     "NET_CLS_BPF": "the tc program that sees frames arrive",
-    "DEBUG_FS": "the switch of the fair server, which runs what a spinner is to hold",
     "EVENT_TRACING": "tracefs and the tracepoints of XDP",
 }
 """Options that no guest does without, each with what it is there for."""
