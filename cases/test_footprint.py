@@ -15,6 +15,7 @@ from harness.answers import Answers, facts_of
 from harness.entries import load_verdicts
 from harness.errors import GuestError
 from harness.model.gates import CHARGED_APART, MEMORY_BY_MEMCG, PROGRAM_ERRNO, UPDATE_WAITS
+from harness.patience import wait_until
 from harness.trace.events import XdpAction
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ EAGAIN, ENOMEM = 11, 12
 ROUNDS = 500
 FEW = ROUNDS // 3
 """Objects that come and go for other reasons."""
-SERIES, LOOKS = 4, 10
+SERIES = 12
+"""Where pages are counted, so is each new worker that frees maps: some series need none."""
+SOON_S, LATE_S = 1.0, 30.0
+"""How long what is freed later is waited for after a series, and after the last."""
 PERCPU, SLABS = "Percpu, 128 bytes of each CPU", "slabs, 128 bytes"
 CHARGED = "kmalloc-cg-"
 SIZES = ("8", "16", "32", "64", "96", "128", "192", "256", "512", "1k", "2k", "4k", "8k")
@@ -79,17 +83,22 @@ def leak(lab: Casework, once: Callable[[int], object]) -> dict[str, int]:
     What a kernel keeps for later it has after the first series; a leak grows with each.
     """
     left: dict[str, int] = {}
-    for _ in range(SERIES):
+
+    def nothing_left() -> bool:
+        more = objects(lab) - before
+        left.clear()
+        left.update((name, count) for name, count in more.items() if count >= FEW)
+        return not left
+
+    for series in range(1, SERIES + 1):
         before = objects(lab)
         for number in range(ROUNDS):
             once(number)
             if number % 50 == 49:
                 lab.wait_kthreads(0)  # what ends asynchronously is let end now and then
-        for _ in range(LOOKS):
-            more = objects(lab) - before
-            left = {name: count for name, count in more.items() if count >= FEW}
-            if not left:
-                return {}
+        limit = LATE_S if series == SERIES else SOON_S
+        if wait_until(nothing_left, limit * lab.guest.machine.pace):
+            break
     return left
 
 
