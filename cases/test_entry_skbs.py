@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.entries import load_device, load_onward, load_verdicts
-from harness.model.gates import EVERY_SKB_RUN
+from harness.model.control import Entry, Prog
+from harness.model.datapath import Frame, Kthread, Queue
+from harness.model.datapath import XdpException as Exceptional
+from harness.model.facts import Facts
+from harness.model.gates import EVERY_SKB_RUN, STACK_KNOWS_CPUMAP_GENERIC
 from harness.trace.events import CpumapEnqueue, CpumapKthread, Event, XdpAction, XdpException
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from harness.casework import Casework
+    from harness.steering import Steering
 
 FRAMES = 120
 BATCH = 8
@@ -19,6 +26,93 @@ FIRST_WARNING = "warning that is the first since it booted (pr_warn_once)"
 WARNED = "an action that it cannot take is warned of"
 ABORTED, DROP, PASS, TX, REDIRECT = XdpAction
 ETH_P_IP = 0x0800
+
+
+UNLIKE = [PASS, DROP, PASS, ABORTED, TX, PASS, PASS, DROP, PASS, TX, PASS]
+"""So many that each batch begins with another."""
+
+
+def expected(lab: Casework, run: Callable[[Frame], int]) -> Queue:
+    """Return what becomes of skbs that wait in a ring until all are there."""
+    queue = Queue(Facts(lab.kernel), Entry(1, 0, 512, Prog(1)), run=run)
+    for number in range(FRAMES):
+        queue.cpu_map_generic_redirect(Frame(number, skb=True))
+    queue.cpu_map_kthread_run()
+    return queue
+
+
+def send_held(lab: Casework, run: Steering) -> None:
+    """Have whole batches ready for the kthread on CPU 1."""
+    with lab.hold(1):
+        lab.send(frames=FRAMES)
+        run.wait_offered()
+    assert run.wait_rest()
+
+
+def told(lab: Casework, queue: Queue) -> tuple[list[Kthread], list[Kthread]]:
+    """Return what the kthread on CPU 1 tells of its batches, and what it is to tell."""
+    events = [r for r in lab.records(CpumapKthread) if r.processed and r.cpu == 1]
+    batches = [Kthread(r.processed, 0, r.xdp_pass, r.xdp_drop, r.xdp_redirect) for r in events]
+    return batches, [record for record in queue.trace if isinstance(record, Kthread)]
+
+
+def on_the_stack(run: Steering, cpu: int) -> list[int]:
+    """Return the numbers of those that came to the stack on a CPU."""
+    return [n for n, hop in enumerate(run.arrivals()) if hop.count and hop.cpu == cpu]
+
+
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_skb",
+    "what it answers to the skbs of a batch is done: before 6.15 up to the first not passed",
+    since=STACK_KNOWS_CPUMAP_GENERIC,
+)
+def test_each_skb_of_a_batch_fares_as_it_should(lab: Casework) -> None:
+    run = lab.steer(1, entries={}, mode="generic", socket=False)
+    program = load_verdicts(lab.guest, UNLIKE)
+    run.set(1, 512, program)
+    send_held(lab, run)
+    queue = expected(lab, lambda skb: UNLIKE[skb.number % len(UNLIKE)])
+    batches, wanted = told(lab, queue)
+    assert batches == wanted
+    assert on_the_stack(run, 1) == sorted(skb.number for skb in queue.delivered)
+    acts = [r.act for r in lab.records(XdpException) if r.prog_id == program.id]
+    assert acts == [r.act for r in queue.trace if isinstance(r, Exceptional)]
+
+
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_skb",
+    "XDP_REDIRECT hands skbs of a batch on: before 6.15 the first",
+    since=STACK_KNOWS_CPUMAP_GENERIC,
+)
+@pytest.mark.parametrize("every", [1, 3])
+def test_skbs_of_a_batch_go_on_to_another_entry(lab: Casework, every: int) -> None:
+    run = lab.steer(1, entries={3: 512}, mode="generic", socket=False)
+    run.set(1, 512, load_onward(lab.guest, run.cpumap, 3, every=every), onward=(3,))
+    send_held(lab, run)
+    queue = expected(lab, lambda skb: PASS if skb.number % every else REDIRECT)
+    batches, wanted = told(lab, queue)
+    assert batches == wanted
+    stay = sorted(skb.number for skb in queue.delivered)
+    assert on_the_stack(run, 1) == stay
+    assert on_the_stack(run, 3) == sorted({*range(FRAMES)} - {*stay})
+
+
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_skb",
+    "XDP_REDIRECT sends skbs of a batch out by a device: before 6.15 the first",
+    since=STACK_KNOWS_CPUMAP_GENERIC,
+)
+@pytest.mark.machine(nics=2)
+def test_skbs_of_a_batch_go_out_by_a_device(lab: Casework) -> None:
+    run = lab.steer(1, entries={}, nics=(0, 1), mode="generic", socket=False)
+    run.trace_redirects()
+    run.set(1, 512, load_device(lab.guest, lab.guest.ifindex["eth1"]))
+    send_held(lab, run)
+    stay = [skb.number for skb in expected(lab, lambda _: REDIRECT).delivered]
+    assert on_the_stack(run, 1) == stay
+    go = FRAMES - len(stay)
+    assert len(run.receive(go, nic=1)) == go
+    assert lab.close().devices == go
 
 
 @pytest.mark.proves("cpu_map_bpf_prog_run_skb", "it counts what passes", since=EVERY_SKB_RUN)
