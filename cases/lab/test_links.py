@@ -14,6 +14,7 @@ from harness.agent.syscalls import Syscalls
 from harness.errors import AgentLost, GuestError
 from harness.lab import Lab
 from harness.machine.topology import Topology
+from harness.target.lab import patiently
 from harness.target.session import Session
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from harness.agent.link import Link
     from harness.guest import Guest
     from harness.target.login import Login
+    from harness.target.session import Started
 
 SMALL = Topology(cpus=2, memory_mib=256, nics=0)
 PAYLOAD = 3 << 20
@@ -34,6 +36,15 @@ class Line(NamedTuple):
     end: Callable[[], None]
 
 
+def start_agent(login: Login) -> tuple[Session, Started]:
+    """Start an agent in a session of its own."""
+    with contextlib.ExitStack() as undo:
+        session = undo.enter_context(Session(login))
+        started = session.start_agent(deadline_s=120)
+        undo.pop_all()
+    return session, started
+
+
 @pytest.fixture(params=["virtio-serial", "SSH channel"])
 def line(
     request: pytest.FixtureRequest, a_kernel: str, machine: Guest, login: Login
@@ -43,8 +54,8 @@ def line(
             guest = undo.enter_context(Lab().open(a_kernel, SMALL))
             yield Line(guest.own.link, lambda: os.kill(guest.own.process.pid, signal.SIGKILL))
             return
-        session = undo.enter_context(Session(login))
-        started = session.start_agent(deadline_s=120)
+        session, started = patiently(lambda: start_agent(login))
+        undo.enter_context(session)
         undo.callback(session.end_agent, started)
 
         def end() -> None:

@@ -25,6 +25,7 @@ from harness.machine.topology import Topology
 from harness.paths import REPO
 from harness.scenario.load import load_scenario
 from harness.scenario.runner import Watch, run_scenario
+from harness.target.lab import patiently
 from harness.target.session import Session
 from harness.toolbox import make_directories, put
 from harness.verdict import Verdict
@@ -156,7 +157,7 @@ def test_a_scenario_of_more_cpus_than_there_are(target: TargetLab, tmp_path: Pat
 def test_an_agent_that_hears_nothing(
     login: Login, left: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Session(login) as session:
+    with patiently(lambda: Session(login)) as session:
         monkeypatch.setattr("harness.target.bridge.BEAT_S", LATE_S)
         monkeypatch.setattr("harness.target.session.ALONE_S", 1)
         agent = session.start_agent(deadline_s=LATE_S)

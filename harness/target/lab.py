@@ -33,6 +33,24 @@ HANG_UPS = 3
 ENOENT = 2
 
 
+def patiently(do: Callable[[], T], say: Callable[[str], None] = lambda _: None) -> T:
+    """Do something that begins with a login; again if the target hangs up meanwhile.
+
+    Args:
+        do: what is to be done.
+        say: told why it is done once more.
+
+    Raises:
+        HungUp: the target did so time and again.
+    """
+    for _ in range(HANG_UPS):
+        try:
+            return do()
+        except HungUp as error:
+            say(f"{error.message}; once more")
+    return do()
+
+
 class TargetLab:
     """Makes guests of a target.
 
@@ -97,16 +115,7 @@ class TargetLab:
         """
         kernel, possible, online = self._running
         self._refuse(topology, online)
-        return self._patiently(lambda: self._open(kernel, possible, topology))
-
-    def _patiently(self, do: Callable[[], T]) -> T:
-        """Do something that begins with a login; again if the target hangs up meanwhile."""
-        for _ in range(HANG_UPS):
-            try:
-                return do()
-            except HungUp as error:
-                self._say(f"{error.message}; once more")
-        return do()
+        return patiently(lambda: self._open(kernel, possible, topology), self._say)
 
     def _open(self, kernel: RunningKernel, possible: int, topology: Topology) -> TargetGuest:
         session = self._log_in()
@@ -148,7 +157,7 @@ class TargetLab:
     @cached_property
     def _running(self) -> tuple[RunningKernel, int, int]:
         """The kernel, the possible CPUs, and those that are online from CPU 0 on."""
-        return self._patiently(self._find_out)
+        return patiently(self._find_out, self._say)
 
     def _find_out(self) -> tuple[RunningKernel, int, int]:
         session = self._log_in()
