@@ -182,6 +182,23 @@ def test_which_drops_are_the_kernels(lab: Casework, verdict: int, dropped: int) 
     assert len(drops) == dropped
 
 
+@pytest.mark.proves(
+    "cpu_map_bpf_prog_run_skb",
+    "the first skb of a batch that it does not pass is freed",
+    since=STACK_KNOWS_CPUMAP_GENERIC,
+    until=EVERY_SKB_RUN,
+)
+@pytest.mark.parametrize("verdict", [DROP, ABORTED, REDIRECT])
+def test_what_is_not_passed_is_freed(lab: Casework, verdict: int) -> None:
+    run = lab.steer(1, entries={}, mode="generic")
+    run.set(1, 512, load_verdicts(lab.guest, [verdict]))  # a redirect to nowhere fails
+    lab.guest.tracer.enable("skb/kfree_skb")
+    send_held(lab, run)
+    assert lab.close().prog_drop == FRAMES // BATCH
+    freed = [r for r in lab.records(Event) if r.cpu == 1 and r.fields["protocol"] == ETH_P_IP]
+    assert len(freed) == FRAMES // BATCH
+
+
 @pytest.mark.proves("cpu_map_bpf_prog_run", "what is redirected is flushed, whatever else passes")
 @pytest.mark.proves("cpu_map_bpf_prog_run", "it flushes once for each batch")
 @pytest.mark.parametrize("every", [2, 5, 8])
