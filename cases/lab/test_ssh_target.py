@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from harness.guest import Guest
     from harness.target.lab import TargetLab
     from harness.target.login import Login
+    from harness.target.session import Started
 
 
 @pytest.fixture
@@ -157,10 +159,17 @@ def test_a_scenario_of_more_cpus_than_there_are(target: TargetLab, tmp_path: Pat
 def test_an_agent_that_hears_nothing(
     login: Login, left: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with patiently(lambda: Session(login)) as session:
-        monkeypatch.setattr("harness.target.bridge.BEAT_S", LATE_S)
-        monkeypatch.setattr("harness.target.session.ALONE_S", 1)
-        agent = session.start_agent(deadline_s=LATE_S)
+    def start() -> tuple[Session, Started]:
+        with contextlib.ExitStack() as undo, monkeypatch.context() as patch:
+            session = undo.enter_context(Session(login))
+            patch.setattr("harness.target.bridge.BEAT_S", LATE_S)
+            patch.setattr("harness.target.session.ALONE_S", 1)
+            agent = session.start_agent(deadline_s=LATE_S)
+            undo.pop_all()
+        return session, agent
+
+    session, agent = patiently(start)
+    with session:
         assert agent.channel.status_event.wait(LATE_S)
         with pytest.raises(AgentLost, match=r"has ended: .*: nothing was heard from"):
             agent.link.call("read", "/proc/uptime", 64)
