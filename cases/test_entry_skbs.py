@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.entries import load_device, load_onward, load_verdicts
-from harness.model.control import Entry, Prog
-from harness.model.datapath import Frame, Kthread, Queue
+from harness.model.datapath import Frame, Kthread
 from harness.model.datapath import XdpException as Exceptional
-from harness.model.facts import Facts
 from harness.model.gates import EVERY_SKB_RUN, STACK_KNOWS_CPUMAP_GENERIC
 from harness.trace.events import CpumapEnqueue, CpumapKthread, Event, XdpAction, XdpException
 
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.casework import Casework
+    from harness.model.datapath import Queue
     from harness.steering import Steering
 
 FRAMES = 120
@@ -34,7 +33,7 @@ UNLIKE = [PASS, DROP, PASS, ABORTED, TX, PASS, PASS, DROP, PASS, TX, PASS]
 
 def expected(lab: Casework, run: Callable[[Frame], int]) -> Queue:
     """Return what becomes of skbs that wait in a ring until all are there."""
-    queue = Queue(Facts(lab.kernel), Entry(1, 0, 512, Prog(1)), run=run)
+    queue = lab.model(1, 512, run)
     for number in range(FRAMES):
         queue.cpu_map_generic_redirect(Frame(number, skb=True))
     queue.cpu_map_kthread_run()

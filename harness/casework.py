@@ -12,7 +12,7 @@ from harness.errors import AgentLost, GuestError, LabError, UserError
 from harness.hold import Hold
 from harness.judge import Judgement, judge, judge_error, tell_hang
 from harness.kernels.examine import options_in
-from harness.model.control import Entry
+from harness.model.control import Entry, Prog
 from harness.model.datapath import Queue
 from harness.model.facts import Facts
 from harness.model.gates import LIVE_FRAMES, PREEMPTIBLE_SOFTIRQS
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from harness.guest import Guest
     from harness.machine.splats import Splat
+    from harness.model.datapath import Frame
     from harness.model.gates import Gate
     from harness.trace.books import Books
     from harness.traffic.frames import Flow
@@ -174,9 +175,17 @@ class Casework:
         tracer.drain()
         return [record for record in tracer.trace().records if isinstance(record, kind)]
 
-    def model(self, cpu: int, qsize: int) -> Queue:
-        """Return what an entry is by the contract, on this kernel: its expectations."""
-        return Queue(Facts(self.kernel), Entry(cpu, 0, qsize))
+    def model(self, cpu: int, qsize: int, run: Callable[[Frame], int] | None = None) -> Queue:
+        """Return what an entry is by the contract, on this kernel: its expectations.
+
+        Args:
+            cpu: its key.
+            qsize: of its ring.
+            run: what its program answers; None: it has none.
+        """
+        if run is None:
+            return Queue(Facts(self.kernel), Entry(cpu, 0, qsize))
+        return Queue(Facts(self.kernel), Entry(cpu, 0, qsize, Prog(1)), run=run)
 
     def needs(self, gate: Gate) -> None:
         """Skip the case on kernels that do not behave so yet."""
