@@ -19,6 +19,7 @@ from harness.casework import Casework
 from harness.errors import AgentLost, GuestError, QemuSilent
 from harness.judge import judge_error
 from harness.machine.hang.findings import Kind
+from harness.machine.hang.sysrq import parse_tasks
 from harness.machine.topology import Topology
 from harness.model.gates import UPDATE_WAITS
 from harness.phases import Phases
@@ -102,11 +103,15 @@ def test_an_agent_that_is_dead(guest: Guest, monkeypatch: pytest.MonkeyPatch) ->
     guest.calls.must("mount", b"cgroup2\0", b"/tmp/cg\0", b"cgroup2\0", 0, 0)
     guest.calls.must("mkdir", b"/tmp/cg/agent\0", 0o755)
     guest.write("/tmp/cg/agent/cgroup.procs", "1")
+    kernels_own = {pid for pid, _ in guest.calls.link.call("threads", "ksoftirqd/")}
     guest.calls.link.send("write", "/tmp/cg/agent/cgroup.freeze", b"1", task=ASIDE)
     hang = given_up(lambda: wait_until(lambda: ask(guest)))
     assert hang.kind is Kind.AGENT_DEAD
     assert hang.why.startswith("its kernel answers, no CPU runs; init (pid 1)")
     assert "sysrq: Show State" in guest.machine.console.text()
+    # also by a console that prints later than it is told to, by a thread
+    assert len(kernels_own) == guest.cpus
+    assert kernels_own <= {task.pid for task in parse_tasks(hang.text)}
     assert guest.machine.process.alive()
     monkeypatch.setattr(harness.shell.cli, "ANSWER_S", 0.5)
     no_prompt = "gives no prompt: the guest's agent "
