@@ -23,6 +23,7 @@ ASIDE = 2
 SCHED_FIFO, ABOVE_OTHERS = 1, 10
 
 
+@pytest.mark.kconfig("SLUB_DEBUG")
 @pytest.mark.machine(append="slub_debug=FZPU")
 @pytest.mark.parametrize(
     "mode",
