@@ -13,7 +13,11 @@ by which a CPU takes part in the life of the others are put above the spinner:
 - The workers of the CPU's own workqueues: a CPU that is never idle runs the timers of idle ones,
   and what these queue (SRCU's grace periods) is for the CPU that runs them
   (kernel/time/timer_migration.c, 6.9; get_nohz_timer_target before).
+- Workers of no CPU's own: one that last ran on the held CPU may be woken there (wake_affine sees no
+  load of its class), where it waits for the load balancer, which may leave it for half a minute.
 - Those of timers and irq_work under PREEMPT_RT; and cpuhp, which alone takes a CPU offline.
+
+kthreadd, which would wait there as they do, leaves the CPU: what it makes begins elsewhere.
 
 Where the fair server cannot be switched off, what it gives the fair class, a twentieth of the CPU,
 is taken by decoys: the kthreads wait there as SCHED_IDLE behind spinners of nice -20, for minutes.
@@ -39,7 +43,9 @@ PRIO_PROCESS, NICEST = 0, -20
 DECOYS = 8
 """On each CPU: a kthread that is made meanwhile, of nice 0, waits half a minute behind so many."""
 SPINNER_PRIORITY, SERVANT_PRIORITY = 1, 60
-SERVANTS = ("ksoftirqd/", "ktimers/", "irq_work/", "rcu", "cpuhp/")
+SERVANTS = ("ksoftirqd/", "ktimers/", "irq_work/", "rcu", "cpuhp/", "kworker/u")
+KTHREADD = 2
+"""Its pid (init/main.c, rest_init)."""
 ENOENT, ESRCH = 2, 3
 
 
@@ -77,8 +83,8 @@ class Hold:
         for cpu in self._cpus:
             others &= ~(1 << cpu)
         mask = struct.pack("<Q", others)
-        for tid in guest.own_threads():
-            guest.calls.must("sched_setaffinity", tid, len(mask), mask, why="agent")
+        for tid in (KTHREADD, *guest.own_threads()):
+            guest.calls.must("sched_setaffinity", tid, len(mask), mask, why="leave a held CPU")
         decoys = [guest.spawn("spin", cpu) for cpu in served for _ in range(DECOYS)]
         self._pids = [guest.spawn("spin", cpu, SCHED_FIFO, SPINNER_PRIORITY) for cpu in self._cpus]
         self._pids += decoys

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
+from harness.agent.bpf import CpuMap
 from harness.casework import Casework
-from harness.hold import SCHED_NORMAL
+from harness.hold import KTHREADD, SCHED_NORMAL
 from harness.machine.topology import Topology
 from harness.patience import wait_until
 
@@ -28,6 +30,33 @@ def test_work_for_a_held_cpu_is_done(workshop: Lab, a_kernel: str) -> None:
             guest.write(ALL_CPUS_WORK, "1")
             assert run.taken_on(3) == 0
         assert case.close().delivered == 50
+
+
+def test_a_kthread_is_made_whose_cpu_is_held(workshop: Lab, a_kernel: str) -> None:
+    """It begins on another, whatever the scheduler thinks: here that kthreadd was on this one."""
+    with workshop.open(a_kernel, Topology()) as guest:
+        case = Casework(guest)
+        run = case.steer(3)
+        only = struct.pack("<Q", 1 << 3)
+        guest.calls.must("sched_setaffinity", KTHREADD, len(only), only, why="kthreadd")
+        with case.hold(3):
+            update = run.start_set(3, qsize=64)
+            assert len(case.wait_kthreads(2)) == 2
+        run.finish_set(update)
+
+
+def test_work_of_no_cpus_own_is_done(workshop: Lab, a_kernel: str) -> None:
+    """Such as to free a map, by workers that are all on the CPU that is held here."""
+    with workshop.open(a_kernel, Topology()) as guest:
+        case = Casework(guest)
+        case.steer(3)
+        other = CpuMap(guest.calls, max_entries=4)
+        other.set(2, 64)
+        guest.write("/sys/devices/virtual/workqueue/cpumask", f"{1 << 3:x}")
+        assert len(case.kthreads()) == 2
+        with case.hold(3):
+            other.close()
+            assert len(case.wait_kthreads(1)) == 1
 
 
 def test_without_a_switch_decoys_take_what_the_fair_server_gives(
