@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
     from harness.casework import Casework
 
-EAGAIN, ENOMEM = 11, 12
+E2BIG, EAGAIN, ENOMEM = 7, 11, 12
 ROUNDS = 500
 FEW = ROUNDS // 3
 """Objects that come and go for other reasons."""
 SERIES = 12
-"""Where pages are counted, so is each new worker that frees maps: some series need none."""
+PAGED_SPAN = 6
+"""Series over which a growth shows, where pages are counted: what others have of these is as much
+as what one series leaks."""
 SOON_S, LATE_S = 1.0, 30.0
 """How long what is freed later is waited for after a series, and after the last."""
 PERCPU, SLABS = "Percpu, 128 bytes of each CPU", "slabs, 128 bytes"
@@ -78,27 +80,29 @@ def meminfo_bytes(lab: Casework, name: str) -> int:
 
 
 def leak(lab: Casework, once: Callable[[int], object]) -> dict[str, int]:
-    """Do something `ROUNDS` times, until such a series leaves nothing behind; return what does.
+    """Do something `ROUNDS` times, until such series leave nothing behind; return what they do.
 
     What a kernel keeps for later it has after the first series; a leak grows with each.
     """
     left: dict[str, int] = {}
+    levels = [objects(lab)]
+    span = PAGED_SPAN if SLABS in levels[0] else 1
 
     def nothing_left() -> bool:
-        more = objects(lab) - before
+        more = objects(lab) - levels[-span]
         left.clear()
-        left.update((name, count) for name, count in more.items() if count >= FEW)
+        left.update((name, count) for name, count in more.items() if count >= FEW * span)
         return not left
 
     for series in range(1, SERIES + 1):
-        before = objects(lab)
         for number in range(ROUNDS):
             once(number)
             if number % 50 == 49:
                 lab.wait_kthreads(0)  # what ends asynchronously is let end now and then
         limit = LATE_S if series == SERIES else SOON_S
-        if wait_until(nothing_left, limit * lab.guest.machine.pace):
+        if len(levels) >= span and wait_until(nothing_left, limit * lab.guest.machine.pace):
             break
+        levels.append(objects(lab))
     return left
 
 
@@ -164,6 +168,16 @@ def test_updates_that_get_no_kthread_leave_no_object(lab: Casework) -> None:
     program.close()
     assert Answers(lab).wait_program_gone(prog_id)
     cpumap.close()
+
+
+@pytest.mark.proves("cpu_map_alloc", "what a map that is refused has cost is given back")
+def test_refused_maps_leave_no_object(lab: Casework) -> None:
+    too_many = facts_of(lab.guest).nr_cpus + 1
+
+    def be_refused(_: int) -> None:
+        assert create_map(lab.guest.calls, max_entries=too_many).errno == E2BIG
+
+    assert leak(lab, be_refused) == {}
 
 
 @pytest.mark.proves("cpu_map_free", "a map that is closed is freed to the last object")
