@@ -19,6 +19,10 @@ by which a CPU takes part in the life of the others are put above the spinner:
 
 kthreadd, which would wait there as they do, leaves the CPU: what it makes begins elsewhere.
 
+A CPU that goes offline before 5.11 (120455c514f7) pulls real-time tasks that wait elsewhere, as the
+spinner that it has just sent away, and warns that it is offline (set_task_cpu). With RT_PUSH_IPI,
+which late 5.10 has off by default, others push theirs to a CPU that is online.
+
 Where the fair server cannot be switched off, what it gives the fair class, a twentieth of the CPU,
 is taken by decoys: the kthreads wait there as SCHED_IDLE behind spinners of nice -20, for minutes.
 
@@ -47,6 +51,8 @@ SERVANTS = ("ksoftirqd/", "ktimers/", "irq_work/", "rcu", "cpuhp/", "kworker/u")
 KTHREADD = 2
 """Its pid (init/main.c, rest_init)."""
 ENOENT, ESRCH = 2, 3
+FEATURES = "/sys/kernel/debug/sched_features"
+"""Until 5.12; since then in sched/features there."""
 
 
 class HoldBroken(LabError):
@@ -77,6 +83,7 @@ class Hold:
         guest = self._guest
         guest.must_own("CPU that does nothing else while it is held")
         guest.write("/proc/sys/kernel/sched_rt_runtime_us", "-1")
+        self._write_if_there(FEATURES, "RT_PUSH_IPI")
         others = (1 << guest.cpus) - 1
         self._promote_servants()
         served = [cpu for cpu in self._cpus if not self._switch_off_servers(cpu)]
@@ -152,11 +159,16 @@ class Hold:
         """
         off = True
         for server, gate in (("fair_server", FAIR_SERVER), ("ext_server", None)):
-            try:
-                self._guest.write(f"/sys/kernel/debug/sched/{server}/cpu{cpu}/runtime", "0")
-            except GuestError as error:
-                if error.errno != ENOENT:
-                    raise
-                if gate and gate.holds(self._guest.machine.kernel.numbers):
-                    off = False
+            there = self._write_if_there(f"/sys/kernel/debug/sched/{server}/cpu{cpu}/runtime", "0")
+            if not there and gate and gate.holds(self._guest.machine.kernel.numbers):
+                off = False
         return off
+
+    def _write_if_there(self, path: str, text: str) -> bool:
+        try:
+            self._guest.write(path, text)
+        except GuestError as error:
+            if error.errno != ENOENT:
+                raise
+            return False
+        return True

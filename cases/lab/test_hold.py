@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from harness.agent.bpf import CpuMap
 from harness.casework import Casework
-from harness.hold import KTHREADD, SCHED_NORMAL
+from harness.hold import KTHREADD, SCHED_FIFO, SCHED_NORMAL, SPINNER_PRIORITY
 from harness.machine.topology import Topology
 from harness.patience import wait_until
+from harness.plug import set_online
 
 if TYPE_CHECKING:
     from harness.lab import Lab
@@ -73,3 +74,17 @@ def test_without_a_switch_decoys_take_what_the_fair_server_gives(
         assert guest.calls.must("sched_getscheduler", pid).value == SCHED_NORMAL
         assert run.wait_rest()
         assert case.close().delivered == 50
+
+
+def test_a_held_cpu_that_goes_offline_pulls_nothing_back(workshop: Lab) -> None:
+    """On a kernel that would (before 5.11): its spinner waits where another is before it."""
+    with workshop.open("debian:5.10", Topology()) as guest:
+        case = Casework(guest)
+        run = case.steer(3)
+        run.unpins()
+        with case.hold(3) as hold:
+            hold.prove()
+            first = guest.spawn("spin", 0, SCHED_FIFO, SPINNER_PRIORITY + 1)
+            set_online(guest, 3, online=False)
+            guest.kill(first)
+        assert guest.splats() == []
