@@ -19,9 +19,9 @@ by which a CPU takes part in the life of the others are put above the spinner:
 
 kthreadd, which would wait there as they do, leaves the CPU: what it makes begins elsewhere.
 
-A CPU that goes offline before 5.11 (120455c514f7) pulls real-time tasks that wait elsewhere, as the
-spinner that it has just sent away, and warns that it is offline (set_task_cpu). With RT_PUSH_IPI,
-which late 5.10 has off by default, others push theirs to a CPU that is online.
+A CPU that goes offline may pull real-time tasks that wait elsewhere (DEAD_CPUS_PULL_NONE), such as
+the spinner that it has just sent away, and warn that it is offline itself. With RT_PUSH_IPI those
+others push theirs to a CPU that is online; late releases of 5.10 have that off by default.
 
 Where the fair server cannot be switched off, what it gives the fair class, a twentieth of the CPU,
 is taken by decoys: the kthreads wait there as SCHED_IDLE behind spinners of nice -20, for minutes.
@@ -37,7 +37,7 @@ import struct
 from typing import TYPE_CHECKING, Self
 
 from harness.errors import AgentLost, GuestError, LabError
-from harness.model.gates import FAIR_SERVER
+from harness.model.gates import DEAD_CPUS_PULL_NONE, FAIR_SERVER
 
 if TYPE_CHECKING:
     from harness.steering import Steering
@@ -50,9 +50,9 @@ SPINNER_PRIORITY, SERVANT_PRIORITY = 1, 60
 SERVANTS = ("ksoftirqd/", "ktimers/", "irq_work/", "rcu", "cpuhp/", "kworker/u")
 KTHREADD = 2
 """Its pid (init/main.c, rest_init)."""
-ENOENT, ESRCH = 2, 3
+ENOENT, ESRCH, EACCES = 2, 3, 13
 FEATURES = "/sys/kernel/debug/sched_features"
-"""Until 5.12; since then in sched/features there."""
+"""Until 5.12, of kernels with CONFIG_SCHED_DEBUG."""
 
 
 class HoldBroken(LabError):
@@ -83,7 +83,8 @@ class Hold:
         guest = self._guest
         guest.must_own("CPU that does nothing else while it is held")
         guest.write("/proc/sys/kernel/sched_rt_runtime_us", "-1")
-        self._write_if_there(FEATURES, "RT_PUSH_IPI")
+        if not DEAD_CPUS_PULL_NONE.holds(guest.machine.kernel.numbers):
+            self._write_if_there(FEATURES, "RT_PUSH_IPI")
         others = (1 << guest.cpus) - 1
         self._promote_servants()
         served = [cpu for cpu in self._cpus if not self._switch_off_servers(cpu)]
@@ -168,7 +169,7 @@ class Hold:
         try:
             self._guest.write(path, text)
         except GuestError as error:
-            if error.errno != ENOENT:
+            if error.errno not in {ENOENT, EACCES}:  # debugfs refuses to make a file
                 raise
             return False
         return True

@@ -208,3 +208,9 @@ FAIR_SERVER = Gate(
     "sched/fair: Add trivial fair server",
     "booted: 6.1 without, 6.12 with",
 )
+DEAD_CPUS_PULL_NONE = Gate(
+    "a CPU that goes offline pulls no real-time tasks that wait on others",
+    (5, 11),
+    "120455c514f7, sched: Fix hotplug vs CPU bandwidth control (need_pull_rt_task asks rq->online)",
+    "booted: 5.10.262 without (WARNING in set_task_cpu), 6.12, 7.3 with",
+)

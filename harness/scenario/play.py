@@ -218,6 +218,11 @@ class Play:
         step = self._scenario.timeline[number]
         cpu = step.cpu if step.cpu is not None else -1
         answer = 0
+        if step.do == "hold":  # an error there is none of the kernel's answers
+            self._held[cpu] = Hold(self.steering, cpu).__enter__()
+        elif step.do == "release":
+            self._held.pop(cpu).__exit__(None, None, None)
+            self._collect(cpu)
         try:
             if step.do in ("update", "replace"):
                 self._update(number, step, cpu)
@@ -227,11 +232,6 @@ class Play:
                 self.steering.maps[step.map].remove(cpu)
             elif step.do in ("offline", "online"):
                 set_online(self._guest, cpu, online=step.do == "online")
-            elif step.do == "hold":
-                self._held[cpu] = Hold(self.steering, cpu).__enter__()
-            elif step.do == "release":
-                self._held.pop(cpu).__exit__(None, None, None)
-                self._collect(cpu)
             elif step.do == "detach":
                 self.steering.detach()
             elif step.do == "remove_nic":

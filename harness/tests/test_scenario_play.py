@@ -202,6 +202,15 @@ def test_an_update_that_a_hold_delays_is_judged_at_its_end(
     assert each.failures == ["timeline[1]: update of CPU 2: expected success, found ENOMEM"]
 
 
+def test_a_hold_that_cannot_be_is_no_answer_of_the_kernels(
+    guest: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Steering, "refuses", staticmethod(lambda w: 13 if "hold" in w else 0))
+    timeline = ({"do": "hold", "cpu": 2}, {"do": "release", "cpu": 2})
+    with pytest.raises(GuestError, match="hold 2"):
+        played(guest, timeline=timeline)
+
+
 def test_what_the_sender_stumbles_over_is_told(guest: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise TrafficError("the guest takes no frames")
