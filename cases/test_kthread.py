@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
 from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.model.gates import FULL_COMM, UPDATE_WAITS
+from harness.agent import insns
+from harness.agent.bpf import (
+    ATTACH_XDP,
+    ATTACH_XDP_CPUMAP,
+    CpuMap,
+    Program,
+    load_program,
+    start_live,
+)
+from harness.model.gates import BUSY_KTHREAD_REPORTS, FULL_COMM, LIVE_FRAMES, UPDATE_WAITS
 from harness.trace.events import CpumapKthread
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from harness.casework import Casework
 
 COMM = 15
@@ -19,6 +31,13 @@ EINVAL, SIGKILL = 22, 9
 SCHED_OTHER, PRIO_PROCESS, NICE_0 = 0, 0, 20
 A_WHILE_S = 1.5
 """Long enough for an update to return that does not wait, or not for ever."""
+
+
+ETH_ZLEN = 60
+LOOPBACK = 1
+ROUND = 64
+TRACER = "/sys/kernel/tracing/instances/function"
+ASIDE = 1
 
 
 def uptime(lab: Casework) -> float:
@@ -30,6 +49,34 @@ def status(lab: Casework, pid: int) -> dict[str, str]:
     """Return what /proc says of a process."""
     lines = lab.guest.read(f"/proc/{pid}/status").splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+@contextlib.contextmanager
+def busy_kthread(lab: Casework, cpu: int) -> Iterator[int]:
+    """Have a kthread that never sleeps, its pid: its program redirects into its own ring.
+
+    Nothing of that is traced, for it would fill any buffer.
+    """
+    lab.needs(LIVE_FRAMES)
+    calls = lab.guest.calls
+    lab.guest.tracer.stop()
+    cpumap = CpuMap(calls, max_entries=cpu + 1)
+    onward = insns.redirect(cpumap.fd, cpu)
+    of_nic, of_entry = (
+        Program(calls, load_program(calls, onward, attach_type=where)[0].must("load").value)
+        for where in (ATTACH_XDP, ATTACH_XDP_CPUMAP)
+    )
+    cpumap.set(cpu, ROUND, of_entry)
+    (pid,) = lab.guest.threads("cpumap/")
+    how = {"ifindex": LOOPBACK, "repeat": ROUND, "batch": ROUND}
+    calls.collect(start_live(calls, of_nic, bytes(ETH_ZLEN), **how)).must("live frames")
+    slept = status(lab, pid)["voluntary_ctxt_switches"]
+    yield pid
+    assert status(lab, pid)["voluntary_ctxt_switches"] == slept
+    cpumap.set(cpu, ROUND)  # where the circle ends: they go to the stack from there
+    for each in (of_nic, of_entry, cpumap):
+        each.close()
+    assert lab.wait_kthreads(0) == []
 
 
 @pytest.mark.smoke
@@ -116,3 +163,38 @@ def test_it_can_be_neither_moved_nor_killed(lab: Casework) -> None:
     lab.send(frames=40)
     assert lab.close().delivered == 40
     assert {r.kthread_cpu for r in lab.records(CpumapKthread)} == {3}
+
+
+@pytest.mark.proves("cpu_map_kthread_run", "busy without end, it gives way to others on its CPU")
+def test_a_busy_kthread_gives_way(lab: Casework) -> None:
+    with busy_kthread(lab, 2) as pid:
+        other = lab.guest.spawn("spin", 2)
+        turns = int(status(lab, pid)["nonvoluntary_ctxt_switches"]) + 5
+        lab.wait_for(lambda: int(status(lab, pid)["nonvoluntary_ctxt_switches"]) >= turns)
+        assert int(status(lab, pid)["nonvoluntary_ctxt_switches"]) >= turns
+        lab.guest.kill(other)
+
+
+@pytest.mark.kconfig("TASKS_RCU", "FUNCTION_TRACER")
+@pytest.mark.proves(
+    "cpu_map_kthread_run",
+    "busy without end, it keeps no grace period of RCU-tasks from its end",
+    since=BUSY_KTHREAD_REPORTS,
+)
+def test_a_busy_kthread_lets_rcu_tasks_go_on(lab: Casework) -> None:
+    """Whoever ends the tracing of a function waits for one, before its trampoline is freed."""
+    guest = lab.guest
+    guest.must_own("tracing of functions")
+    if "PREEMPT_RT" in guest.read("/proc/version"):
+        pytest.skip("under PREEMPT_RT it does keep them (rcu_softirq_qs_periodic)")
+    guest.calls.must("mkdir", f"{TRACER}\0".encode(), 0o700)
+    guest.write(f"{TRACER}/set_ftrace_filter", "schedule")
+    guest.write(f"{TRACER}/current_tracer", "function")
+    link = guest.calls.link
+    with busy_kthread(lab, 2):
+        end = link.send("write", f"{TRACER}/current_tracer", b"nop", task=ASIDE)
+        lab.wait_for(lambda: link.is_answered(end))
+        ended = link.is_answered(end)
+    link.wait(end)
+    assert ended
+    guest.calls.must("rmdir", f"{TRACER}\0".encode())

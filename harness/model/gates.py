@@ -193,6 +193,13 @@ EVERY_SKB_RUN = Gate(
     "57efe762cd3c, xdp, cpumap: reuse skb array instead of a linked list to chain skbs",
     "booted: 6.1, 6.12 without, 6.16 to 7.3 with",
 )
+BUSY_KTHREAD_REPORTS = Gate(
+    "a kthread that never sleeps tells RCU of its quiescent states, but under PREEMPT_RT",
+    (6, 9),
+    "00bf63122459, bpf: report RCU QS in cpumap kthread",
+    "booted: 6.1.192 to 7.3 with, 7.3-rt without",
+    ((5, 10, 215), (5, 15, 154), (6, 1, 84), (6, 6, 24), (6, 7, 12), (6, 8, 3)),
+)
 FRAME_EXCEPTIONS = Gate(
     "XDP_ABORTED and unknown actions of an entry's program on a frame are traced as exceptions",
     (7, 2),
