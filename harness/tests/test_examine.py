@@ -117,7 +117,7 @@ def test_what_no_guest_does_without(tmp_path: Path) -> None:
 
 def test_our_own_fragment_has_all_that_a_guest_needs() -> None:
     asked = own_fragments()[0].options
-    by_others = {"EVENT_TRACING"}  # which CONFIG_ENABLE_DEFAULT_TRACERS selects
+    by_others = {"EVENT_TRACING"}  # which CONFIG_FUNCTION_TRACER selects
     assert {name for name in NEEDED if asked.get(name) != "y"} == by_others
 
 
