@@ -10,7 +10,7 @@ import pytest
 
 from harness.errors import AgentLost, GuestError, LabError, UserError
 from harness.hold import Hold
-from harness.judge import Judgement, judge, judge_error, tell_hang
+from harness.judge import Judgement, judge, judge_error, tell_emulator, tell_hang
 from harness.kernels.examine import options_in
 from harness.model.control import Entry, Prog
 from harness.model.datapath import Queue
@@ -238,14 +238,18 @@ class Casework:
                     failures.append(f"what nobody holds is still there: {', '.join(left)}")
             books = [self.books] if self.books and not failed else []
             judgement = judge(books, self.guest.splats(), failures)
-            return tell_hang(judgement, self.guest.machine.hang)
+            return self._tell(judgement)
         except LabError as error:
             return self.explain(error)
 
     def explain(self, error: LabError) -> Judgement:
         """Return the verdict on a case that an error of the lab's ended."""
         self.guest.look_into(error)
-        return tell_hang(judge_error(error, last_words(self.guest)), self.guest.machine.hang)
+        return self._tell(judge_error(error, last_words(self.guest)))
+
+    def _tell(self, judgement: Judgement) -> Judgement:
+        machine = self.guest.machine
+        return tell_hang(tell_emulator(judgement, machine.threads), machine.hang)
 
 
 def last_words(guest: Guest) -> list[Splat]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from harness.machine.hang.findings import Hang
     from harness.machine.splats import Splat
     from harness.trace.books import Books
+
+LATE_INT3 = re.compile(r"oops: (Oops: )?int3: ")
+EMULATORS_FAULT = (
+    "QEMU ran an int3 that the kernel had taken out again, as TCG does now and then with a thread "
+    "for each virtual CPU: a fault of the emulator's; run it again"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +92,19 @@ def tell_hang(judgement: Judgement, hang: Hang | None) -> Judgement:
     if any(hang.summary in reason for reason in judgement.reasons):
         return judgement
     return replace(judgement, reasons=(*judgement.reasons, hang.summary))
+
+
+def tell_emulator(judgement: Judgement, threads: str) -> Judgement:
+    """Return the judgement, which is none on a kernel that died of the emulator.
+
+    A kernel that patches its code puts an int3 there meanwhile (text_poke_bp_batch,
+    smp_text_poke_batch_finish since 6.16); see `harness.machine.topology.Accel.threads_for`.
+
+    Args:
+        judgement: on a run.
+        threads: how TCG ran the guest, "multi" or "single"; "" if it did not.
+    """
+    late = judgement.verdict is Verdict.CRASH and LATE_INT3.match(judgement.reasons[0])
+    if not late or threads != "multi":
+        return judgement
+    return Judgement(Verdict.INVALID, (*judgement.reasons, EMULATORS_FAULT))

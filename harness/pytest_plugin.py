@@ -20,7 +20,7 @@ from harness.casework import Casework
 from harness.contract.claims import KCONFIG, MARK, options_wanted, why_not
 from harness.coverage.counters import keep_counters, reset_counters
 from harness.errors import CacheError, LabError, NotOnTarget, UserError
-from harness.judge import Judgement, judge_error, tell_hang
+from harness.judge import EMULATORS_FAULT, Judgement, judge_error, tell_hang
 from harness.keepsake import keep_case
 from harness.kernels import remembered
 from harness.kernels.examine import why_too_many, why_without
@@ -320,7 +320,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         cause, judgement = error, case.explain(error)
     except (Exception, pytest.fail.Exception) as error:
         cause, judgement = error, case.finish(failed=True)
-        if judgement.verdict is not Verdict.CRASH:
+        if judgement.verdict is not Verdict.CRASH and EMULATORS_FAULT not in judgement.reasons:
             judgement = Judgement(Verdict.FAIL, (str(error),))
             judgement = tell_hang(judgement, case.guest.machine.hang)
     else:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import AgentLost, BootFailed, CacheError, LabError, UserError
-from harness.judge import Judgement, judge, judge_error, tell_hang
+from harness.judge import Judgement, judge, judge_error, tell_emulator, tell_hang
 from harness.machine.splats import Splat, find_splats
 from harness.machine.topology import Topology
 from harness.remains import freeze_guest, frozen_room, tell, worth_freezing
@@ -240,7 +240,7 @@ def _carry_through(
             _hear_last_words(guest, error, found)
             judgement = judge_error(error, found.splats)
         found.hang = guest.machine.hang
-        judgement = tell_hang(judgement, found.hang)
+        judgement = tell_hang(tell_emulator(judgement, guest.machine.threads), found.hang)
         if worth_freezing(guest, judgement.verdict) and not found.frozen:
             watch.say("freezing the guest as it is")
             found.frozen = freeze_guest(guest, found.room)

@@ -59,6 +59,7 @@ class Target:
         freezes: False: it goes on.
         ended: "": nobody sees how it ends.
         argv: (): it has no command line of ours.
+        threads: "": no emulator of ours runs it.
     """
 
     hang: Hang | None = None
@@ -66,6 +67,7 @@ class Target:
     freezes = False
     ended = ""
     argv: tuple[str, ...] = ()
+    threads = ""
     pace = PACE
 
     def __init__(

@@ -20,7 +20,7 @@ from harness.errors import (
     TrafficError,
     UserError,
 )
-from harness.judge import judge, judge_error
+from harness.judge import EMULATORS_FAULT, Judgement, judge, judge_error, tell_emulator
 from harness.machine.splats import Splat
 from harness.verdict import Verdict
 
@@ -138,3 +138,28 @@ def test_a_wrong_request_is_no_verdict(error: LabError) -> None:
 )
 def test_the_exit_status_is_git_bisects(verdict: Verdict, status: int) -> None:
     assert verdict.exit_status == status
+
+
+INT3 = "oops: Oops: int3: 0000 [#1] PREEMPT SMP, at bpf_dispatcher_xdp_func+0x6/0x10"
+
+
+@pytest.mark.parametrize("title", [INT3, "oops: int3: 0000 [#1] SMP PTI, at sched_clock_cpu+0x5"])
+def test_an_int3_that_tcg_runs_late_is_no_verdict_on_the_kernel(title: str) -> None:
+    crash = Judgement(Verdict.CRASH, (title, "panic: Kernel panic - not syncing"))
+    told = tell_emulator(crash, "multi")
+    assert (told.verdict, told.reasons) == (Verdict.INVALID, (*crash.reasons, EMULATORS_FAULT))
+    for threads in ("single", ""):  # where nothing else explains it
+        assert tell_emulator(crash, threads) == crash
+
+
+@pytest.mark.parametrize(
+    "judgement",
+    [
+        Judgement(Verdict.CRASH, ("oops: Oops: general protection fault: 0000 [#1]", INT3)),
+        Judgement(Verdict.CRASH, ("warn: WARNING: CPU: 1 PID: 2 at arch/x86/kernel/traps.c:1",)),
+        Judgement(Verdict.FAIL, (INT3,)),
+        Judgement(Verdict.PASS),
+    ],
+)
+def test_nothing_else_is_laid_to_the_emulator(judgement: Judgement) -> None:
+    assert tell_emulator(judgement, "multi") == judgement

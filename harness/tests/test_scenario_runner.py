@@ -20,6 +20,7 @@ from harness.errors import (
     QemuFailed,
     TrafficStalled,
 )
+from harness.judge import EMULATORS_FAULT
 from harness.machine.hang.findings import Hang, Kind
 from harness.paths import cache_dir
 from harness.scenario import play, runner
@@ -80,6 +81,7 @@ class Guest:
             listen=lambda _: None,
             argv=("qemu", "-smp", "4"),
             hang=None,
+            threads="multi",
             examine=self.examine,
         )
         self.tracer = SimpleNamespace(
@@ -333,6 +335,13 @@ def test_a_kernel_that_complains_has_crashed(lab: Lab) -> None:
     assert "NULL pointer" in (record.artifacts / "dmesg.txt").read_text()
     assert (record.artifacts / "guest.state.gz").read_bytes() == b"ram"
     assert not any(cache_dir("run").iterdir())
+
+
+def test_a_kernel_that_dies_of_the_emulator_is_not_judged(lab: Lab) -> None:
+    lab.guest.said += "[    2.000001] Oops: int3: 0000 [#1] PREEMPT SMP\n"
+    record = run(lab).record
+    assert record.verdict is Verdict.INVALID
+    assert record.reasons[1] == EMULATORS_FAULT
 
 
 def test_last_words_make_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
