@@ -13,10 +13,10 @@ import pytest
 from harness.agent.bpf import CpuMap, create_map
 from harness.answers import Answers, facts_of
 from harness.entries import load_verdicts
-from harness.errors import GuestError
+from harness.errors import GuestError, TrafficError
 from harness.model.gates import CHARGED_APART, MEMORY_BY_MEMCG, PROGRAM_ERRNO, UPDATE_WAITS
 from harness.patience import wait_until
-from harness.trace.events import XdpAction
+from harness.trace.events import CpumapKthread, XdpAction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +33,12 @@ PAGED_SPAN = 6
 as what one series leaks."""
 SOON_S, LATE_S = 1.0, 30.0
 """How long what is freed later is waited for after a series, and after the last."""
+CPUMAP_BATCH, SKB_BYTES = 8, 256
+SPARSE = 2000
+"""Frames a second, of which the kthreads mostly find one."""
+MOST = 40
+SPARED = 12_000
+"""Skbs: 3 MiB, of which half would show where only pages are counted."""
 PERCPU, SLABS = "Percpu, 128 bytes of each CPU", "slabs, 128 bytes"
 CHARGED = "kmalloc-cg-"
 SIZES = ("8", "16", "32", "64", "96", "128", "192", "256", "512", "1k", "2k", "4k", "8k")
@@ -77,6 +83,20 @@ def meminfo_bytes(lab: Casework, name: str) -> int:
     found = re.search(rf"^{name}: +(\d+) kB", lab.guest.read("/proc/meminfo"), re.MULTILINE)
     assert found
     return int(found[1]) << 10
+
+
+def skbs(lab: Casework) -> int:
+    """Return how many skbs there are, not their data; without CONFIG_SLUB_DEBUG as all slabs."""
+    try:
+        lab.guest.write("/sys/kernel/slab/skbuff_head_cache/shrink", "1")
+        told = lab.guest.read("/proc/slabinfo")
+    except GuestError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return meminfo_bytes(lab, "SUnreclaim") // SKB_BYTES
+    found = re.search(r"^skbuff_head_cache +(\d+)", told, re.MULTILINE)
+    assert found
+    return int(found[1])
 
 
 def leak(lab: Casework, once: Callable[[int], object]) -> dict[str, int]:
@@ -250,3 +270,22 @@ def test_bulk_queues_are_charged(lab: Casework) -> None:
     guest.write(f"{CGROUPS}/cgroup.procs", "1")
     for cpumap in maps:
         cpumap.close()
+
+
+@pytest.mark.proves("cpu_map_kthread_run", "for a batch it takes no more skbs than it has frames")
+def test_a_small_batch_takes_few_skbs(lab: Casework) -> None:
+    run = lab.steer(lab.cpus, socket=False)
+
+    def send() -> int:
+        """Send some frames, and return how many skbs more full batches would have taken so far."""
+        run.send([run.flow(500)], rate=SPARSE)
+        assert run.wait_rest()
+        batches = [batch.processed for batch in lab.records(CpumapKthread) if batch.processed]
+        return sum(CPUMAP_BATCH - frames for frames in batches)
+
+    first = send()
+    before = skbs(lab)
+    if not any(send() - first >= SPARED for _ in range(MOST)):
+        raise TrafficError("the kthreads found too many frames at a time", remedy="try again")
+    lab.wait_for(lambda: skbs(lab) - before < SPARED / 2)
+    assert skbs(lab) - before < SPARED / 2
