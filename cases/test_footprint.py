@@ -14,6 +14,7 @@ from harness.agent.bpf import CpuMap, create_map
 from harness.answers import Answers, facts_of
 from harness.entries import load_verdicts
 from harness.errors import GuestError, TrafficError
+from harness.model.datapath import CPUMAP_BATCH
 from harness.model.gates import CHARGED_APART, MEMORY_BY_MEMCG, PROGRAM_ERRNO, UPDATE_WAITS
 from harness.patience import wait_until
 from harness.trace.events import CpumapKthread, XdpAction
@@ -33,10 +34,11 @@ PAGED_SPAN = 6
 as what one series leaks."""
 SOON_S, LATE_S = 1.0, 30.0
 """How long what is freed later is waited for after a series, and after the last."""
-CPUMAP_BATCH, SKB_BYTES = 8, 256
+SKB_BYTES = 256
 SPARSE = 2000
 """Frames a second, of which the kthreads mostly find one."""
 MOST = 40
+"""Times that frames are sent before a host that lets them gather proves nothing."""
 SPARED = 12_000
 """Skbs: 3 MiB, of which half would show where only pages are counted."""
 PERCPU, SLABS = "Percpu, 128 bytes of each CPU", "slabs, 128 bytes"

@@ -348,14 +348,19 @@ def load_program(
     return result, log.content.rstrip(b"\0").decode("utf-8", "replace")
 
 
-def load_verdict(calls: Syscalls, verdict: int, **how: int) -> Program:
-    """Load a program that answers the same to every frame; `how` as for `load_program`.
+def load_code(calls: Syscalls, code: bytes, **how: int) -> Program:
+    """Load a program of a few instructions that the kernel must take, as `load_program`.
 
     Raises:
-        GuestError: the kernel refuses it.
+        GuestError: it refuses it.
     """
-    result, log = load_program(calls, insns.answer(verdict), **how)
+    result, log = load_program(calls, code, **how)
     return Program(calls, result.must(f"BPF_PROG_LOAD: {log}").value)
+
+
+def load_verdict(calls: Syscalls, verdict: int, **how: int) -> Program:
+    """Load a program that answers the same to every frame, as `load_code`."""
+    return load_code(calls, insns.answer(verdict), **how)
 
 
 def run_program(calls: Syscalls, prog: Program, frame: bytes = bytes(64)) -> tuple[Result, int]:
