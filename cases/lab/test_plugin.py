@@ -27,6 +27,7 @@ CASES = '''
 import os
 import pytest
 from harness.errors import TrafficError
+from harness.machine.splats import Splat
 from harness.traffic.frames import build_frames
 from harness.traffic.socket import SocketInjector
 
@@ -105,6 +106,12 @@ def test_crash_that_hides_behind_an_assertion(lab):
 
 def test_crash_that_passes(lab):
     complain(lab)
+
+
+def test_int3_that_hides_behind_an_assertion(lab, monkeypatch):
+    late = Splat("oops", "Oops: int3: 0000 [#1] PREEMPT SMP", "")
+    monkeypatch.setattr(type(lab.guest), "splats", lambda _: [late])
+    assert False, "the case has another opinion"
 
 
 def test_leftover_kthread(lab, monkeypatch):
@@ -234,6 +241,7 @@ def test_every_case_has_its_outcome(session: Session) -> None:
         ("crash_that_fails", "failure", "crash"),
         ("crash_that_hides_behind_an_assertion", "failure", "crash"),
         ("crash_that_passes", "failure", "crash"),
+        ("int3_that_hides_behind_an_assertion", "failure", "invalid"),
         ("leftover_kthread", "failure", "fail"),
         ("boot_that_panics", "error", "crash"),
         ("guest_that_cannot_be", "error", None),
@@ -259,6 +267,7 @@ def test_the_verdict(session: Session, case: str, kind: str, verdict: str | None
         ("crash_that_fails", "panic: Kernel panic - not syncing: sysrq triggered crash"),
         ("crash_that_hides_behind_an_assertion", "hung task: INFO: task kworker/"),
         ("crash_that_passes", "hung task: INFO: task kworker/"),
+        ("int3_that_hides_behind_an_assertion", "a fault of the emulator's; run it again"),
         ("leftover_kthread", "kthreads that outlive their map: cpumap/1/map:"),
         ("boot_that_panics", "The kernel said: Kernel panic - not syncing: VFS"),
         ("guest_that_cannot_be", "99 CPUs: a guest has 1 to 64"),
