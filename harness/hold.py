@@ -13,11 +13,13 @@ by which a CPU takes part in the life of the others are put above the spinner:
 - The workers of the CPU's own workqueues: a CPU that is never idle runs the timers of idle ones,
   and what these queue (SRCU's grace periods) is for the CPU that runs them
   (kernel/time/timer_migration.c, 6.9; get_nohz_timer_target before).
-- Workers of no CPU's own: one that last ran on the held CPU may be woken there (wake_affine sees no
-  load of its class), where it waits for the load balancer, which may leave it for half a minute.
+- Workers of no CPU's own: the spinner of a CPU that goes offline moves on to another, with theirs.
 - Those of timers and irq_work under PREEMPT_RT; and cpuhp, which alone takes a CPU offline.
 
-kthreadd, which would wait there as they do, leaves the CPU: what it makes begins elsewhere.
+kthreadd, which would wait there as they do, leaves the CPU: what it makes begins elsewhere. So does
+all work of no CPU's own: a worker for it may be woken where it last ran (wake_affine sees no load
+of its class) and wait for the load balancer, which may leave it for half a minute; and one that is
+made meanwhile would be below the spinner.
 
 A CPU that goes offline may pull real-time tasks that wait elsewhere (DEAD_CPUS_PULL_NONE), such as
 the spinner that it has just sent away, and warn that it is offline itself. With RT_PUSH_IPI those
@@ -51,6 +53,8 @@ SERVANTS = ("ksoftirqd/", "ktimers/", "irq_work/", "rcu", "cpuhp/", "kworker/u")
 KTHREADD = 2
 """Its pid (init/main.c, rest_init)."""
 ENOENT, ESRCH, EACCES = 2, 3, 13
+UNBOUND_WORK = "/sys/devices/virtual/workqueue/cpumask"
+"""The CPUs for work of no CPU's own (kernel/workqueue.c, workqueue_set_unbound_cpumask)."""
 FEATURES = "/sys/kernel/debug/sched_features"
 """Until 5.12, of kernels with CONFIG_SCHED_DEBUG."""
 
@@ -74,6 +78,7 @@ class Hold:
         self._steering = steering
         self._guest = steering.guest
         self._cpus = cpus
+        self._work_on = ""
         self._pids: list[int] = []
         self._lowered: list[int] = []
         self._taken: list[int] = []
@@ -85,11 +90,11 @@ class Hold:
         guest.write("/proc/sys/kernel/sched_rt_runtime_us", "-1")
         if not DEAD_CPUS_PULL_NONE.holds(guest.machine.kernel.numbers):
             self._write_if_there(FEATURES, "RT_PUSH_IPI")
-        others = (1 << guest.cpus) - 1
+        others = sum(1 << cpu for cpu in range(guest.cpus) if cpu not in self._cpus)
+        self._work_on = guest.read(UNBOUND_WORK)
+        guest.write(UNBOUND_WORK, _bitmap(others))
         self._promote_servants()
         served = [cpu for cpu in self._cpus if not self._switch_off_servers(cpu)]
-        for cpu in self._cpus:
-            others &= ~(1 << cpu)
         mask = struct.pack("<Q", others)
         for tid in (KTHREADD, *guest.own_threads()):
             guest.calls.must("sched_setaffinity", tid, len(mask), mask, why="leave a held CPU")
@@ -108,6 +113,7 @@ class Hold:
             self._guest.kill(pid)
         for pid in self._lowered:
             self._schedule(pid, SCHED_NORMAL, 0, "a kthread")
+        self._guest.write(UNBOUND_WORK, self._work_on)
         if not self._proven and failed[0] is None:
             self._compare(taken)
 
@@ -173,3 +179,8 @@ class Hold:
                 raise
             return False
         return True
+
+
+def _bitmap(mask: int) -> str:
+    """Write a mask of up to 64 bits as lib/bitmap.c reads it: 32 bits in a group, none too many."""
+    return f"{mask >> 32:x},".lstrip("0,") + f"{mask & 0xFFFFFFFF:08x}"

@@ -54,6 +54,7 @@ VOLATILE = re.compile(
 OWN_CONF = re.compile(r"/proc/sys/net/\w+/(conf|neigh)/([^/]+)/")
 KNOBS = (
     ("/proc/irq", "smp_affinity_list"),
+    ("/sys/devices/virtual/workqueue", "cpumask"),
     ("/sys/kernel/debug/sched", "runtime"),
     ("/sys/kernel/debug/failslab", ""),
     ("/sys/kernel/debug/fail_page_alloc", ""),
