@@ -22,8 +22,16 @@ if TYPE_CHECKING:
     from harness.target.lab import TargetLab
     from harness.target.login import Login
 
+HERE = Path(__file__).resolve().parent
 SHARED = ("kernels", "qemu", "accel", "apt", "toolbox")
 """What a cache of one's own takes from the common one: it is slow to come by, and not damaged."""
+
+
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """Collect these only if they are named: who asks for cases wants to know of a kernel."""
+    started_in = config.invocation_params.dir
+    named = [(started_in / argument.split("::")[0]).resolve() for argument in config.args]
+    return None if any(path.is_relative_to(HERE) for path in named) else True
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,7 @@ def collect_cases() -> list[pytest.Item]:
     """
     collector = _Collector()
     quiet = ["--collect-only", "-p", "no:terminal", "-p", "no:cacheprovider"]
-    where = [f"--rootdir={REPO}", f"--ignore={CASES / 'lab'}", str(CASES)]
+    where = [f"--rootdir={REPO}", str(CASES)]
     status = pytest.main([*quiet, *where], plugins=[collector])
     if status != pytest.ExitCode.OK:
         raise UserError("the cases cannot be collected", remedy="\n".join(collector.errors))

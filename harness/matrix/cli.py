@@ -177,7 +177,7 @@ def run_pytest(
     import pytest  # noqa: PLC0415 - only here
 
     options = ["-q", "-rN", "--tb=short", "-p", "no:cacheprovider", "--rootdir", str(REPO)]
-    options += ["-c", str(REPO / "pyproject.toml"), "--ignore", str(CASES / "lab")]
+    options += ["-c", str(REPO / "pyproject.toml")]
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # the command is of the package
     for row in chosen.kernels:
         options += ["--kernel" if row.cases == "all" else "--smoke", row.kernel]
