@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import socket
 import struct
@@ -85,7 +86,7 @@ def silence(link: Link) -> None:
         try:  # neighbour discovery and MLD would put frames of their own among ours
             link.call("write", f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6", b"1")
         except GuestError as error:
-            if error.errno != 2:
+            if error.errno != errno.ENOENT:
                 raise
         link.call("write", f"/proc/sys/net/ipv4/conf/{interface}/rp_filter", b"0")
 
@@ -375,10 +376,20 @@ def bring_up_nic(calls: Syscalls, nic: int) -> int:
         The interface's index.
 
     Raises:
-        GuestError: the namespace of the agent has no such interface.
+        GuestError: the namespace of the agent has no such interface, or the kernel no such qdisc.
     """
     ifindex = bring_up(calls, interface_name(nic), guest_address(nic))
-    calls.link.call("clsact", ifindex)
+    try:
+        calls.link.call("clsact", ifindex)
+    except GuestError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        raise GuestError(
+            f"the kernel has no clsact, by which tc programs see frames arrive: {error.message}",
+            errno=error.errno,
+            remedy="build it with CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF, and put its "
+            "configuration beside it: `cpumap-lab kernels check` then tells what else it lacks",
+        ) from error
     return ifindex
 
 

@@ -34,6 +34,7 @@ from harness.report.record import KernelRecord
 from harness.scenario.cli import refuse_with_target
 from harness.scenario.items import ScenarioFile
 from harness.scenario.workshops import Workshops
+from harness.signs import why_not_there
 from harness.target.address import Address
 from harness.verdict import Verdict
 
@@ -299,6 +300,8 @@ def lab(
     except NotOnTarget as error:
         pytest.skip(str(error))
     with guest:
+        if reason := why_not_there(guest, options_wanted(request.node)):
+            pytest.skip(reason)
         if request.config.getoption("--gcov"):
             reset_counters(guest)
         yield Casework(guest)

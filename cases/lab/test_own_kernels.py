@@ -10,9 +10,11 @@ import harness.kernels.lock
 from harness.errors import NotLocked
 from harness.guest import MODULES
 from harness.kernels import plan_modules, prune, resolve
+from harness.kernels.examine import options_in
 from harness.kernels.lock import read_lock, write_lock
 from harness.lab import Lab
 from harness.machine.topology import Topology
+from harness.signs import SIGNS, shows, why_not_there
 from harness.tests.fakes import make_deb
 
 if TYPE_CHECKING:
@@ -40,6 +42,30 @@ def test_a_kernel_from_package_files(a_kernel: str, tmp_path: Path) -> None:
         assert lab.recipe(spec, Topology()).digest() == lab.recipe(a_kernel, Topology()).digest()
         with lab.open(spec, Topology()) as guest:
             assert guest.read(RELEASE).strip() == known.release
+    finally:
+        prune([spec])
+
+
+def test_a_kernel_that_tells_nothing_shows_what_it_was_built_with(
+    a_kernel: str, tmp_path: Path
+) -> None:
+    """Its file alone, which has no configuration in it: a copy, with none beside it."""
+    known = Lab().kernel(a_kernel)
+    options = options_in(known)
+    assert options is not None
+    built = {name: options.get(name, "n") != "n" for name in SIGNS}
+    file = tmp_path / "bzImage"
+    file.write_bytes(known.vmlinuz.read_bytes())
+    spec = f"path:{file},modules={known.modules}"
+    try:
+        with Lab().open(spec, Topology()) as guest:
+            assert options_in(guest.machine.kernel) is None
+            assert {name: shows(guest, name) for name in built} == built
+            assert why_not_there(guest, ["NUMA", "NET_NS"]) is None
+            assert why_not_there(guest, ["FAILSLAB", "NUMA"]) == (
+                f"{known.release} shows no sign of CONFIG_FAILSLAB; "
+                f"config-{known.release} beside it would tell"
+            )
     finally:
         prune([spec])
 

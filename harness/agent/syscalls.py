@@ -21,6 +21,7 @@ NR = {
     "lseek": 8,
     "mmap": 9,
     "ioctl": 16,
+    "access": 21,
     "dup": 32,
     "socket": 41,
     "sendto": 44,

@@ -8,13 +8,14 @@ import pytest
 from click.testing import CliRunner
 
 from harness import cli
-from harness.contract.claims import Claim, claims_of, why_not
+from harness.contract.claims import Claim, claims_of, options_wanted, why_not
 from harness.contract.functions import FUNCTIONS
 from harness.contract.page import page_of, show_kernels
 from harness.contract.table import CASES, collect_cases, matrix_kernels, read_contract, table_of
 from harness.errors import UserError
 from harness.model import gates
 from harness.model.gates import GRO, STACK_KNOWS_CPUMAP_GENERIC, Gate
+from harness.signs import SIGNS
 
 if TYPE_CHECKING:
     from harness.known_issues import KnownIssue
@@ -137,6 +138,11 @@ def test_every_gate_is_in_the_table_of_gates() -> None:
     for item in collect_cases():
         for claim in claims_of(item):
             assert all(gate in known for gate in (*claim.opening, *claim.closing)), item.nodeid
+
+
+def test_a_kernel_can_be_asked_for_every_option_that_cases_want() -> None:
+    wanted = {name for item in collect_cases() for name in options_wanted(item)}
+    assert wanted == set(SIGNS)
 
 
 def test_the_page_is_the_table() -> None:
