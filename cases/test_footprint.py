@@ -255,21 +255,21 @@ def percpu_bytes(lab: Casework) -> int:
 )
 def test_bulk_queues_are_charged(lab: Casework) -> None:
     guest, root = lab.guest, CGROUPS.encode()
-    guest.must_own("agent that is process 1, to put into a cgroup")
+    guest.must_own("agent to put into a cgroup")
     guest.calls.must("mkdir", root + b"\0", 0o755)
     guest.calls.must("mount", b"cgroup2\0", root + b"\0", b"cgroup2\0", 0, 0)
     guest.write(f"{CGROUPS}/cgroup.subtree_control", "+memory")
     guest.calls.must("mkdir", root + b"/lab\0", 0o755)
     fill = create_map(guest.calls, type=PERCPU_ARRAY, value_size=BULK, max_entries=FROM_BOOT)
     fill.must("BPF_MAP_CREATE")
-    guest.write(f"{CGROUPS}/lab/cgroup.procs", "1")
+    guest.write(f"{CGROUPS}/lab/cgroup.procs", "0")  # whoever writes it: the agent
     maps = [CpuMap(guest.calls, max_entries=len(lab.cpus)) for _ in range(FEW)]
     before, bulks = percpu_bytes(lab), len(maps) * len(lab.cpus) * BULK
     for cpumap in maps:
         cpumap.set(0, 1)
     lab.wait_for(lambda: percpu_bytes(lab) - before >= bulks)
     assert percpu_bytes(lab) - before >= bulks
-    guest.write(f"{CGROUPS}/cgroup.procs", "1")
+    guest.write(f"{CGROUPS}/cgroup.procs", "0")
     for cpumap in maps:
         cpumap.close()
 

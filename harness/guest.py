@@ -137,7 +137,7 @@ class Guest:
     def of(cls, machine: Machine, prepared: dict[str, Any]) -> Self:
         """Return the guest that `prepare` made ready in this machine or in its template."""
         tracer = Tracer(machine.link, Rings(**prepared["rings"]))
-        return cls(machine, prepared["ifindex"], Syscalls(machine.link), tracer)
+        return cls(machine, dict(prepared["ifindex"]), Syscalls(machine.link), tracer)
 
     def __enter__(self) -> Self:
         return self

@@ -79,6 +79,15 @@ def test_it_comes_up_and_its_nics_take_frames(launch: Launch, module_cache: Cach
         assert steer(guest, 150).verdict is Verdict.PASS
 
 
+def test_a_veth_pair_goes_with_the_guest_that_it_was_put_into(
+    launch: Launch, module_cache: Cache
+) -> None:
+    with launch.open() as guest:
+        guest.put_veth(0)
+    with launch.open() as guest:
+        assert steer(guest, 50).verdict is Verdict.PASS
+
+
 def test_a_panic_is_a_crash(launch: Launch, module_cache: Cache) -> None:
     with launch.open() as guest:
         case = Casework(guest)
