@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.agent.bpf import CpuMap
 from harness.casework import Casework
-from harness.hold import KTHREADD, SCHED_FIFO, SCHED_NORMAL, SPINNER_PRIORITY
+from harness.hold import KTHREADD, SCHED_FIFO, SCHED_NORMAL, SPINNER_PRIORITY, UNBOUND_WORK
 from harness.machine.topology import Topology
 from harness.patience import wait_until
 from harness.plug import set_online
@@ -53,11 +53,12 @@ def test_work_of_no_cpus_own_is_done(workshop: Lab, a_kernel: str) -> None:
         case.steer(3)
         other = CpuMap(guest.calls, max_entries=4)
         other.set(2, 64)
-        guest.write("/sys/devices/virtual/workqueue/cpumask", f"{1 << 3:x}")
+        guest.write(UNBOUND_WORK, f"{1 << 3:x}")
         assert len(case.kthreads()) == 2
         with case.hold(3):
             other.close()
             assert len(case.wait_kthreads(1)) == 1
+        assert int(guest.read(UNBOUND_WORK), 16) == 1 << 3
 
 
 def test_without_a_switch_decoys_take_what_the_fair_server_gives(
