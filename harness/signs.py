@@ -52,11 +52,12 @@ def why_not_there(guest: Guest, names: Iterable[str]) -> str | None:
 
 
 def shows(guest: Guest, name: str) -> bool:
-    """Return whether a running kernel was built with an option that has a sign.
+    """Return whether a running kernel shows that it was built with an option.
 
-    Raises:
-        KeyError: it has none.
+    What has no sign is not shown by any: it would take the configuration to tell.
     """
+    if name not in SIGNS:
+        return False
     path, word = SIGNS[name]
     if word:
         return word in guest.read(path).split()
