@@ -14,10 +14,11 @@ from harness.agent.bpf import (
     ATTACH_XDP,
     ATTACH_XDP_CPUMAP,
     CpuMap,
+    attach_xdp,
     load_code,
-    start_live,
 )
-from harness.model.gates import BUSY_KTHREAD_REPORTS, FULL_COMM, LIVE_FRAMES, UPDATE_WAITS
+from harness.guest import interface_name
+from harness.model.gates import BUSY_KTHREAD_REPORTS, FULL_COMM, UPDATE_WAITS
 from harness.trace.events import CpumapKthread
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ EINVAL, SIGKILL = 22, 9
 SCHED_OTHER, PRIO_PROCESS, NICE_0 = 0, 0, 20
 A_WHILE_S = 1.5
 """Long enough for an update to return that does not wait, or not for ever."""
-ETH_ZLEN, LOOPBACK, QSIZE = 60, 1, 64
+ETH_ZLEN, QSIZE = 60, 64
 TRACER = "/sys/kernel/tracing/instances/function"
 ASIDE = 1
 
@@ -50,27 +51,28 @@ def status(lab: Casework, pid: int) -> dict[str, str]:
 def busy_kthread(lab: Casework, cpu: int) -> Iterator[int]:
     """Have a kthread that never sleeps, its pid: its program redirects into its own ring.
 
-    One frame goes round. Nothing of that is traced, for it would fill any buffer. A live run of one
-    frame patches no code (bpf_prog_change_xdp), which TCG minds where it runs all the time.
+    One frame goes round. Nothing of that is traced, for it would fill any buffer.
     """
-    lab.needs(LIVE_FRAMES)
-    calls = lab.guest.calls
-    lab.guest.tracer.stop()
+    guest, calls = lab.guest, lab.guest.calls
+    guest.tracer.stop()
+    if 0 not in guest.veths:
+        guest.put_veth(0)
     cpumap = CpuMap(calls, max_entries=cpu + 1)
     onward = insns.redirect(cpumap.fd, cpu)
     of_nic, of_entry = (
         load_code(calls, onward, attach_type=where) for where in (ATTACH_XDP, ATTACH_XDP_CPUMAP)
     )
     cpumap.set(cpu, QSIZE, of_entry)
-    (pid,) = lab.guest.threads("cpumap/")
-    how = {"ifindex": LOOPBACK, "repeat": 1, "batch": 1}
-    calls.collect(start_live(calls, of_nic, bytes(ETH_ZLEN), **how)).must("a live frame")
+    (pid,) = guest.threads("cpumap/")
+    link = attach_xdp(calls, of_nic, guest.ifindex[interface_name(0)], "native")
+    guest.veths[0].send(calls, [bytes(ETH_ZLEN)])
+    lab.wait_for(lambda: status(lab, pid)["State"] == "R (running)")
     slept = status(lab, pid)["voluntary_ctxt_switches"]
     yield pid
     now = status(lab, pid)  # one that has slept all the time has not gone to sleep, either
     assert (now["State"], now["voluntary_ctxt_switches"]) == ("R (running)", slept)
     cpumap.set(cpu, QSIZE)  # where the circle ends: from there it goes to the stack
-    for each in (of_nic, of_entry, cpumap):
+    for each in (link, of_nic, of_entry, cpumap):
         each.close()
     assert lab.wait_kthreads(0) == []
 
