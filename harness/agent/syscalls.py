@@ -56,6 +56,7 @@ NR = {
     "sendmmsg": 307,
     "setns": 308,
     "bpf": 321,
+    "membarrier": 324,
 }
 
 
