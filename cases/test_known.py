@@ -88,6 +88,7 @@ def test_an_entry_replaced_before_its_kthread_ran_loses_no_frame(lab: Casework) 
         if not waits:
             run.set(3, qsize=64)
             lab.wait_for(lambda: ending(lab) == 2)
+            assert ending(lab) == 2
     if waits:
         run.finish_set(update)
         run.set(3, qsize=64)
