@@ -43,6 +43,7 @@ class Casework:
 
     Args:
         guest: a guest that nothing has touched.
+        again: the case was run before, and what it died of was laid to the emulator.
 
     Attributes:
         guest: the guest.
@@ -52,8 +53,9 @@ class Casework:
         books: of the run, once they are closed.
     """
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: Guest, *, again: bool = False) -> None:
         self.guest = guest
+        self._again = again
         self.kernel = guest.machine.kernel.numbers
         self.cpus = range(guest.cpus - guest.spare_cpus)
         self.started = time.monotonic()
@@ -249,7 +251,8 @@ class Casework:
 
     def _tell(self, judgement: Judgement) -> Judgement:
         machine = self.guest.machine
-        return tell_hang(tell_emulator(judgement, machine.threads), machine.hang)
+        judgement = tell_emulator(judgement, machine.threads, again=self._again)
+        return tell_hang(judgement, machine.hang)
 
 
 def last_words(guest: Guest) -> list[Splat]:

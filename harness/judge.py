@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LATE_INT3 = re.compile(r"oops: (Oops: )?int3: ")
 EMULATORS_FAULT = (
     "QEMU ran an int3 that the kernel had taken out again, as TCG does now and then with a thread "
-    "for each virtual CPU: a fault of the emulator's; run it again"
+    "for each virtual CPU: a fault of the emulator's"
 )
 
 
@@ -34,6 +34,11 @@ class Judgement:
 
     verdict: Verdict
     reasons: tuple[str, ...] = ()
+
+
+def why_again(reasons: Sequence[str]) -> str:
+    """Return why a run that ended for these reasons is made once more; "" if it is not."""
+    return f"{reasons[0]}: {EMULATORS_FAULT}" if EMULATORS_FAULT in reasons else ""
 
 
 def judge(
@@ -94,17 +99,19 @@ def tell_hang(judgement: Judgement, hang: Hang | None) -> Judgement:
     return replace(judgement, reasons=(*judgement.reasons, hang.summary))
 
 
-def tell_emulator(judgement: Judgement, threads: str) -> Judgement:
+def tell_emulator(judgement: Judgement, threads: str, *, again: bool = False) -> Judgement:
     """Return the judgement, which is none on a kernel that died of the emulator.
 
     A kernel that patches its code puts an int3 there meanwhile (text_poke_bp_batch,
     smp_text_poke_batch_finish since 6.16); see `harness.machine.topology.Accel.threads_for`.
+    It is one run of thousands: one that dies so when it is made again dies of its kernel.
 
     Args:
         judgement: on a run.
         threads: how TCG ran the guest, "multi" or "single"; "" if it did not.
+        again: the run was made before, and was laid to the emulator.
     """
     late = judgement.verdict is Verdict.CRASH and LATE_INT3.match(judgement.reasons[0])
-    if not late or threads != "multi":
+    if not late or threads != "multi" or again:
         return judgement
     return Judgement(Verdict.INVALID, (*judgement.reasons, EMULATORS_FAULT))

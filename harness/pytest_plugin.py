@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from _pytest.runner import runtestprotocol  # for plugins that run an item again
 
 from harness.case_id import split_id
 from harness.casework import Casework
 from harness.contract.claims import KCONFIG, MARK, options_wanted, why_not
 from harness.coverage.counters import keep_counters, reset_counters
 from harness.errors import CacheError, LabError, NotOnTarget, UserError
-from harness.judge import EMULATORS_FAULT, Judgement, judge_error, tell_hang
+from harness.judge import EMULATORS_FAULT, Judgement, judge_error, tell_hang, why_again
 from harness.keepsake import keep_case
 from harness.kernels import remembered
 from harness.kernels.examine import why_too_many, why_without
@@ -49,6 +50,8 @@ KNOWN_ISSUES = pytest.StashKey[list[KnownIssue]]()
 LOCK = pytest.StashKey[Lock | None]()
 WORKSHOPS = pytest.StashKey[Workshops]()
 COLLECTOR = pytest.StashKey[Collector]()
+AGAIN = pytest.StashKey[str]()
+"""Of a case that the emulator spoiled: why it is run once more."""
 
 
 class CaseEnded(Exception):
@@ -304,7 +307,38 @@ def lab(
             pytest.skip(reason)
         if request.config.getoption("--gcov"):
             reset_counters(guest)
-        yield Casework(guest)
+        yield Casework(guest, again=AGAIN in request.node.stash)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Run a case once more that the emulator spoiled: what comes then is its verdict."""
+    if "lab" not in getattr(item, "fixturenames", ()):
+        return None
+    of = {"nodeid": item.nodeid, "location": item.location}
+    item.ihook.pytest_runtest_logstart(**of)
+    reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    if AGAIN in item.stash:
+        item.user_properties[:] = [("again", item.stash[AGAIN])]
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(**of)
+    return True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which cases and scenarios were run once more, and why."""
+    reports = [report for some in terminalreporter.stats.values() for report in some]
+    told = {
+        report.nodeid: dict(report.user_properties)["again"]
+        for report in reports
+        if "again" in dict(getattr(report, "user_properties", ()))
+    }
+    if told:
+        terminalreporter.section("run again")
+        for nodeid, why in told.items():
+            terminalreporter.line(f"{nodeid}: {why}")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -343,6 +377,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         return result
     if pyfuncitem.get_closest_marker("xfail") is None:
         _keep(pyfuncitem, case, weighed)
+    if why := why_again(weighed.reasons):
+        if kept := dict(pyfuncitem.user_properties).get("artifacts"):
+            why += f"; kept in {kept}"
+        pyfuncitem.stash[AGAIN] = why
     if weighed is judgement and weighed.verdict is Verdict.FAIL and not isinstance(cause, LabError):
         raise cause or CaseEnded(weighed)  # a failed assertion of the case, with its traceback
     raise CaseEnded(weighed) from cause

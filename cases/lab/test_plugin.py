@@ -108,10 +108,23 @@ def test_crash_that_passes(lab):
     complain(lab)
 
 
-def test_int3_that_hides_behind_an_assertion(lab, monkeypatch):
-    late = Splat("oops", "Oops: int3: 0000 [#1] PREEMPT SMP", "")
-    monkeypatch.setattr(type(lab.guest), "splats", lambda _: [late])
-    assert False, "the case has another opinion"
+INT3 = Splat("oops", "Oops: int3: 0000 [#1] PREEMPT SMP", "")
+RUNS = []
+
+
+def test_int3_once(lab, monkeypatch):
+    """The emulator spoils its first run, and hides behind an assertion."""
+    RUNS.append(lab)
+    if len(RUNS) == 1:
+        monkeypatch.setattr(type(lab.guest), "splats", lambda _: [INT3])
+        assert False, "the case has another opinion"
+    lab.steer(1)
+    lab.send(frames=10)
+    assert lab.guest is not RUNS[0].guest
+
+
+def test_int3_twice(lab, monkeypatch):
+    monkeypatch.setattr(type(lab.guest), "splats", lambda _: [INT3])
 
 
 def test_leftover_kthread(lab, monkeypatch):
@@ -241,7 +254,8 @@ def test_every_case_has_its_outcome(session: Session) -> None:
         ("crash_that_fails", "failure", "crash"),
         ("crash_that_hides_behind_an_assertion", "failure", "crash"),
         ("crash_that_passes", "failure", "crash"),
-        ("int3_that_hides_behind_an_assertion", "failure", "invalid"),
+        ("int3_once", "passed", "pass"),
+        ("int3_twice", "failure", "crash"),
         ("leftover_kthread", "failure", "fail"),
         ("boot_that_panics", "error", "crash"),
         ("guest_that_cannot_be", "error", None),
@@ -267,7 +281,7 @@ def test_the_verdict(session: Session, case: str, kind: str, verdict: str | None
         ("crash_that_fails", "panic: Kernel panic - not syncing: sysrq triggered crash"),
         ("crash_that_hides_behind_an_assertion", "hung task: INFO: task kworker/"),
         ("crash_that_passes", "hung task: INFO: task kworker/"),
-        ("int3_that_hides_behind_an_assertion", "a fault of the emulator's; run it again"),
+        ("int3_twice", "oops: Oops: int3: 0000 [#1] PREEMPT SMP"),
         ("leftover_kthread", "kthreads that outlive their map: cpumap/1/map:"),
         ("boot_that_panics", "The kernel said: Kernel panic - not syncing: VFS"),
         ("guest_that_cannot_be", "99 CPUs: a guest has 1 to 64"),
@@ -275,6 +289,18 @@ def test_the_verdict(session: Session, case: str, kind: str, verdict: str | None
 )
 def test_the_reason(session: Session, case: str, told: str) -> None:
     assert told in session.outcomes[case].told
+
+
+def test_what_the_emulator_spoiled_is_run_again_and_said_to_be(session: Session) -> None:
+    for case in ("int3_once", "int3_twice"):
+        again = session.outcomes[case].properties["again"]
+        assert "a fault of the emulator's; kept in " in again
+        first = Path(again.rpartition(" kept in ")[2])
+        assert (first / "why.txt").read_text().startswith("verdict: invalid\noops: Oops: int3")
+        assert re.search(
+            rf"^test_them.py::test_{case}\[.*\]: {re.escape(again)}$", session.output, re.M
+        )
+    assert len(re.findall("a fault of the emulator", session.output)) == 2
 
 
 def test_what_the_lab_says_needs_no_traceback(session: Session) -> None:

@@ -25,10 +25,16 @@ def write_page(
         kernels: what they ran on, in the order of the columns.
         complete: whether every case had its turn.
     """
+    results = list(results)
     cells = sorted(map(_cell_of, results), key=lambda cell: (cell.group, cell.row))
     notes = [] if complete else [INCOMPLETE]
+    notes += [f"Run again: {_name(each)}: {each.again}." for each in results if each.again]
     page = render_overview(cells, path.resolve().parent, kernels, notes=notes)
     path.write_text(page, encoding="utf-8")
+
+
+def _name(result: Result) -> str:
+    return f"{result.case} on {result.kernel}"
 
 
 def _cell_of(result: Result) -> Cell:

@@ -26,6 +26,7 @@ class Result:
         reason: why it did not pass; "" when it did.
         duration_s: of its set-up, itself and its end, in seconds.
         artifacts: directory of what was kept of it; None when nothing was.
+        again: why it was run once more; None when it was not.
     """
 
     case: str
@@ -34,6 +35,7 @@ class Result:
     reason: str
     duration_s: float
     artifacts: str | None = None
+    again: str | None = None
 
 
 @dataclass(eq=False)
@@ -81,7 +83,8 @@ class Collector:
         verdict, reason = worst(map(judge_report, reports))
         duration_s = sum(report.duration for report in reports)
         kernel = own[0] if own else kernel
-        return Result(case, kernel, verdict, reason, duration_s, told.get("artifacts"))
+        kept, again = told.get("artifacts"), told.get("again")
+        return Result(case, kernel, verdict, reason, duration_s, kept, again)
 
 
 ORDER = (

@@ -104,9 +104,12 @@ class Run(pytest.Item):
         """Run it; what does not pass is raised or skipped."""
         root = self.config.getoption("--artifacts")
         lab = self._workshop(self._scenario.target)
-        record = run_scenario(lab, self._scenario, self._spec, root=root).record
+        outcome = run_scenario(lab, self._scenario, self._spec, root=root)
+        record = outcome.record
         self.user_properties.append(("verdict", str(record.verdict)))
         self.user_properties.append(("kernel", self._spec))
+        if outcome.again:
+            self.user_properties.append(("again", outcome.again))
         if record.artifacts is not None:
             self.user_properties.append(("artifacts", str(record.artifacts)))
         if record.verdict is Verdict.SKIP:

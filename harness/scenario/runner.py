@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import AgentLost, BootFailed, CacheError, LabError, UserError
-from harness.judge import Judgement, judge, judge_error, tell_emulator, tell_hang
+from harness.judge import Judgement, judge, judge_error, tell_emulator, tell_hang, why_again
 from harness.machine.splats import Splat, find_splats
 from harness.machine.topology import Topology
 from harness.remains import freeze_guest, frozen_room, tell, worth_freezing
@@ -79,6 +79,7 @@ class Outcome:
         notes: what else the reader has to know.
         recipe: what the run was made from, as run.json has it.
         error: what ended it before it was carried through, if anything did.
+        again: why it was run once more, if it was.
     """
 
     record: RunRecord
@@ -88,6 +89,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
     error: LabError | None = None
+    again: str = ""
 
 
 @dataclass(slots=True)
@@ -96,6 +98,7 @@ class _Found:
 
     room: Path
     root: Path | None = None
+    again: str = ""
     kernel: KernelImage | RunningKernel | None = None
     qemu: QemuRecord = field(default_factory=QemuRecord)
     guest: Guest | None = None
@@ -130,6 +133,8 @@ def run_scenario(
 ) -> Outcome:
     """Run a scenario on a kernel, judge it, and keep its results.
 
+    A run that the emulator spoiled is kept, too, and made once more: that is the one that counts.
+
     Args:
         lab: makes the guest, or is that of its target.
         scenario: what to run.
@@ -143,9 +148,18 @@ def run_scenario(
     """
     if not scenario.target:
         scenario = scenario.model_copy(update={"kernel": (spec,)})
-    scenario = scenario.expand()
+    scenario, watch = scenario.expand(), watch or Watch()
     with frozen_room() as room:
-        return _run(lab, scenario, spec, _Found(room, root), watch or Watch())
+        outcome = _run(lab, scenario, spec, _Found(room, root), watch)
+    why = why_again(outcome.record.reasons)
+    if not why:
+        return outcome
+    watch.say("running it again: the emulator spoiled it")
+    if kept := outcome.record.artifacts:
+        why += f"; kept in {kept}"
+    with frozen_room() as room:
+        found = _Found(room, root, again=why, notes=[f"run again: {why}"])
+        return _run(lab, scenario, spec, found, watch)
 
 
 def _run(
@@ -182,7 +196,9 @@ def _run(
         if books.socket is not None:
             socket = {row.cpu: row.socket for row in books.per_cpu if row.socket is not None}
     recipe, notes = _record_recipe(found), tuple(found.notes)
-    return Outcome(record, imbalances, socket, not_kept, notes, recipe, found.error)
+    return Outcome(
+        record, imbalances, socket, not_kept, notes, recipe, found.error, again=found.again
+    )
 
 
 def _carry_through(
@@ -240,7 +256,8 @@ def _carry_through(
             _hear_last_words(guest, error, found)
             judgement = judge_error(error, found.splats)
         found.hang = guest.machine.hang
-        judgement = tell_hang(tell_emulator(judgement, guest.machine.threads), found.hang)
+        judgement = tell_emulator(judgement, guest.machine.threads, again=bool(found.again))
+        judgement = tell_hang(judgement, found.hang)
         if worth_freezing(guest, judgement.verdict) and not found.frozen:
             watch.say("freezing the guest as it is")
             found.frozen = freeze_guest(guest, found.room)

@@ -20,7 +20,7 @@ from harness.errors import (
     TrafficError,
     UserError,
 )
-from harness.judge import EMULATORS_FAULT, Judgement, judge, judge_error, tell_emulator
+from harness.judge import EMULATORS_FAULT, Judgement, judge, judge_error, tell_emulator, why_again
 from harness.machine.splats import Splat
 from harness.verdict import Verdict
 
@@ -148,8 +148,15 @@ def test_an_int3_that_tcg_runs_late_is_no_verdict_on_the_kernel(title: str) -> N
     crash = Judgement(Verdict.CRASH, (title, "panic: Kernel panic - not syncing"))
     told = tell_emulator(crash, "multi")
     assert (told.verdict, told.reasons) == (Verdict.INVALID, (*crash.reasons, EMULATORS_FAULT))
+    assert why_again(told.reasons) == f"{title}: {EMULATORS_FAULT}"
     for threads in ("single", ""):  # where nothing else explains it
         assert tell_emulator(crash, threads) == crash
+
+
+def test_what_dies_so_again_dies_of_its_kernel() -> None:
+    crash = Judgement(Verdict.CRASH, (INT3,))
+    assert tell_emulator(crash, "multi", again=True) == crash
+    assert why_again(crash.reasons) == ""
 
 
 @pytest.mark.parametrize(

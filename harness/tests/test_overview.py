@@ -112,7 +112,7 @@ def test_what_is_no_page_any_more_is_left_out(tmp_path: Path, left: str | None) 
 
 def test_cases_of_a_file_stand_together(tmp_path: Path) -> None:
     results = [
-        Result("cases/test_b.py::test_one_more", "debian:6.1", Verdict.PASS, "", 0.5),
+        Result("cases/test_b.py::test_one_more", "debian:6.1", Verdict.PASS, "", 0.5, None, "int3"),
         Result("cases/test_a.py::test_x[3]", None, Verdict.SKIP, "no such thing", 0.5),
         Result("cases/test_b.py::test_one_more", "debian:7.3", Verdict.FAIL, "7 != 8", 0.5),
         Result("cases/test_b.py::test_less", "debian:7.3", Verdict.KNOWN, "CVE", 0.5),
@@ -122,6 +122,7 @@ def test_cases_of_a_file_stand_together(tmp_path: Path) -> None:
     write_page(path, results, kernels, complete=False)
     html = path.read_text()
     assert INCOMPLETE in html
+    assert "Run again: cases/test_b.py::test_one_more on debian:6.1: int3." in html
     heads = re.findall(r'<th scope="(?:row|col|rowgroup)"[^>]*>(.*?)</th>', html)
     assert heads[:8] == [
         *("debian:6.1", "debian:7.3", "no kernel"),

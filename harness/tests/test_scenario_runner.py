@@ -337,11 +337,29 @@ def test_a_kernel_that_complains_has_crashed(lab: Lab) -> None:
     assert not any(cache_dir("run").iterdir())
 
 
-def test_a_kernel_that_dies_of_the_emulator_is_not_judged(lab: Lab) -> None:
-    lab.guest.said += "[    2.000001] Oops: int3: 0000 [#1] PREEMPT SMP\n"
+INT3 = "[    2.000001] Oops: int3: 0000 [#1] PREEMPT SMP\n"
+
+
+def test_a_run_that_the_emulator_spoiled_is_made_again(lab: Lab, tmp_path: Path) -> None:
+    spoiled, good = Guest(said=INT3), lab.guest
+    guests = [spoiled, good]
+    lab.open = lambda *_: guests.pop(0)  # type: ignore[method-assign]
+    outcome = run(lab)
+    assert (outcome.record.verdict, outcome.record.reasons) == (Verdict.PASS, ())
+    assert (spoiled.closed, good.closed) == (1, 1)
+    first = next(path for path in (tmp_path / "results").iterdir() if (path / "why.txt").exists())
+    oops = "oops: Oops: int3: 0000 [#1] PREEMPT SMP"
+    assert outcome.again == f"{oops}: {EMULATORS_FAULT}; kept in {first}"
+    assert (first / "why.txt").read_text() == f"verdict: invalid\n{oops}\n{EMULATORS_FAULT}\n"
+    told = json.loads((outcome.record.artifacts / "run.json").read_text())
+    assert told["notes"] == [f"run again: {outcome.again}"] == list(outcome.notes)
+
+
+def test_a_kernel_that_dies_so_again_has_crashed(lab: Lab) -> None:
+    lab.guest.said += INT3
     record = run(lab).record
-    assert record.verdict is Verdict.INVALID
-    assert record.reasons[1] == EMULATORS_FAULT
+    assert (record.verdict, lab.guest.closed) == (Verdict.CRASH, 2)
+    assert EMULATORS_FAULT not in record.reasons
 
 
 def test_last_words_make_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,7 @@ def test_json(matrix: Callable[..., Result], tmp_path: Path) -> None:
         "reason": "why",
         "duration_s": 1.5,
         "artifacts": None,
+        "again": None,
     }
     assert told["complete"] is True
 
