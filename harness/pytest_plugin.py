@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from _pytest.runner import runtestprotocol  # for plugins that run an item again
 
+from harness import run_again
 from harness.case_id import split_id
 from harness.casework import Casework
 from harness.contract.claims import KCONFIG, MARK, options_wanted, why_not
@@ -50,8 +50,6 @@ KNOWN_ISSUES = pytest.StashKey[list[KnownIssue]]()
 LOCK = pytest.StashKey[Lock | None]()
 WORKSHOPS = pytest.StashKey[Workshops]()
 COLLECTOR = pytest.StashKey[Collector]()
-AGAIN = pytest.StashKey[str]()
-"""Of a case that the emulator spoiled: why it is run once more."""
 
 
 class CaseEnded(Exception):
@@ -131,6 +129,7 @@ def pytest_configure(config: pytest.Config) -> None:
         pytest.UsageError: a kernel spec that is none, a guest or a cache that cannot be, known
             issues that cannot be read.
     """
+    config.pluginmanager.register(run_again)
     config.addinivalue_line("markers", "smoke: one of the few cases that `--smoke SPEC` runs")
     config.addinivalue_line(
         "markers",
@@ -307,38 +306,7 @@ def lab(
             pytest.skip(reason)
         if request.config.getoption("--gcov"):
             reset_counters(guest)
-        yield Casework(guest, again=AGAIN in request.node.stash)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a case once more that the emulator spoiled: what comes then is its verdict."""
-    if "lab" not in getattr(item, "fixturenames", ()):
-        return None
-    of = {"nodeid": item.nodeid, "location": item.location}
-    item.ihook.pytest_runtest_logstart(**of)
-    reports = runtestprotocol(item, log=False, nextitem=nextitem)
-    if AGAIN in item.stash:
-        item.user_properties[:] = [("again", item.stash[AGAIN])]
-        reports = runtestprotocol(item, log=False, nextitem=nextitem)
-    for report in reports:
-        item.ihook.pytest_runtest_logreport(report=report)
-    item.ihook.pytest_runtest_logfinish(**of)
-    return True
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which cases and scenarios were run once more, and why."""
-    reports = [report for some in terminalreporter.stats.values() for report in some]
-    told = {
-        report.nodeid: dict(report.user_properties)["again"]
-        for report in reports
-        if "again" in dict(getattr(report, "user_properties", ()))
-    }
-    if told:
-        terminalreporter.section("run again")
-        for nodeid, why in told.items():
-            terminalreporter.line(f"{nodeid}: {why}")
+        yield Casework(guest, again=run_again.WHY in request.node.stash)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -380,7 +348,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     if why := why_again(weighed.reasons):
         if kept := dict(pyfuncitem.user_properties).get("artifacts"):
             why += f"; kept in {kept}"
-        pyfuncitem.stash[AGAIN] = why
+        pyfuncitem.stash[run_again.WHY] = why
     if weighed is judgement and weighed.verdict is Verdict.FAIL and not isinstance(cause, LabError):
         raise cause or CaseEnded(weighed)  # a failed assertion of the case, with its traceback
     raise CaseEnded(weighed) from cause
