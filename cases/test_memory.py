@@ -11,8 +11,9 @@ import pytest
 from harness.agent.bpf import CpuMap
 from harness.entries import load_onward, load_verdicts
 from harness.errors import GuestError
-from harness.model.gates import SEVERAL_BUFFERS, UPDATE_WAITS
-from harness.trace.events import Event, XdpAction
+from harness.model.gates import LIVE_FRAMES, SEVERAL_BUFFERS, UPDATE_WAITS
+from harness.shortage import Shortage
+from harness.trace.events import CpumapKthread, Event, XdpAction
 
 if TYPE_CHECKING:
     from harness.casework import Casework
@@ -25,6 +26,8 @@ PAGE_POOL = 2
 ROUNDS = 500
 """A ring of 16384 frames each: 64 MiB."""
 FREED = "what its program drops is freed"
+QUEUED = 12000
+"""Far more than there is an skb for in a guest that is short of memory."""
 JUMBO = 9014
 LEAK_KIB = 12 * 1024
 """More than a healthy guest's memory moves; less than a fifth of what is at stake."""
@@ -170,6 +173,30 @@ def test_every_page_comes_back_from_an_entrys_program(lab: Casework) -> None:
     assert run.wait_rest()
     assert wait_pools_gone(lab, 1) == 1
     assert lab.close().prog_drop == 40 * 5  # all but those passed
+
+
+@pytest.mark.machine(memory_mib=192)
+@pytest.mark.proves("cpu_map_kthread_run", "frames for which there is no skb are dropped, traced")
+@pytest.mark.proves(
+    "cpu_map_kthread_run", "frames for which there is no skb are freed", since=LIVE_FRAMES
+)
+def test_frames_without_an_skb_are_dropped_and_freed(lab: Casework) -> None:
+    run = steer_watched(lab, 2, entries={2: 16384})
+    is_live = LIVE_FRAMES.holds(lab.kernel)
+    (kthread,) = lab.guest.threads("cpumap/")
+    with Shortage(lab.guest, kthread) as shortage:
+        with lab.hold(2):
+            (lab.live if is_live else lab.send)(QUEUED)
+            run.wait_offered()
+            shortage.begin()
+        shortage.wait_asleep()
+    assert run.wait_rest()
+    if is_live:
+        assert wait_pools_gone(lab, 1) == 1
+    books = lab.close()
+    assert 0 < books.alloc_drops < QUEUED
+    assert books.delivered == QUEUED - books.alloc_drops
+    assert sum(record.drops for record in lab.records(CpumapKthread)) == books.alloc_drops
 
 
 @pytest.mark.proves("cpu_map_bpf_prog_run", "what the next ring refuses goes back to its pool")

@@ -26,7 +26,7 @@ from harness.model.gates import FRAGS
 from harness.trace.events import XdpAction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from harness.agent.link import Link
     from harness.target.target import Target
@@ -232,20 +232,29 @@ class Guest:
         self.calls.must("clock_getres", CLOCK_MONOTONIC_COARSE, resolution)
         return round(10**9 / int.from_bytes(resolution.content[8:], "little"))
 
-    def spawn(self, what: str, cpu: int = -1, policy: int = 0, priority: int = 0) -> int:
+    def spawn(
+        self,
+        what: str,
+        cpu: int = -1,
+        policy: int = 0,
+        priority: int = 0,
+        *,
+        argv: Iterable[str] = (),
+    ) -> int:
         """Start a child of the agent's and return its pid.
 
         Args:
             what: "spin" burns its CPU until that goes offline, "pause" holds all descriptors that
-                the agent has now.
+                the agent has now, "hoard" has as many bytes of memory as its argument says.
             cpu: where it is bound to; -1: nowhere.
             policy: its scheduling class.
             priority: in that class.
+            argv: its arguments.
 
         Raises:
             GuestError: it cannot be made so.
         """
-        pid: int = self.calls.link.call("spawn", what, [], cpu, policy, priority)
+        pid: int = self.calls.link.call("spawn", what, list(argv), cpu, policy, priority)
         return pid
 
     def kill(self, pid: int) -> None:

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -298,31 +299,43 @@ int op_threads(const struct args *args, msgpack_packer *out, char *why)
 	return 0;
 }
 
-static void become(const char *what, int cpu, const struct args *argv)
+/* Take memory and keep it, in pages that none others are moved for. */
+static int hoard(const char *bytes)
 {
-	if (!strcmp(what, "spin")) {
-		/* whoever burns a CPU keeps no map, program or link alive */
+	size_t size = strtoull(bytes, NULL, 10);
+	char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (memory == MAP_FAILED)
+		return -errno;
+	madvise(memory, size, MADV_NOHUGEPAGE);
+	memset(memory, 1, size);
+	return 0;
+}
+
+static void become(const char *what, int cpu, char **argv)
+{
+	/* whoever burns a CPU or hoards memory keeps no map, program or link alive */
+	if (!strcmp(what, "spin") || !strcmp(what, "hoard"))
 		syscall(SYS_close_range, 0, ~0U, 0);
+	if (!strcmp(what, "spin")) {
 		/* driven from a CPU that goes offline, it would starve another */
 		while (cpu < 0 || sched_getcpu() == cpu)
 			__asm__ volatile("" ::: "memory");
 		_exit(0);
 	}
-	if (!strcmp(what, "pause"))
+	if (!strcmp(what, "pause") || !strcmp(what, "hoard"))
 		for (;;)
 			pause();
 	signal(SIGPIPE, SIG_DFL); /* what is ignored stays so across execve(2) */
-	char *list[64] = { 0 };
-	for (uint32_t i = 0; i < argv->count && i < 63; i++)
-		list[i] = strndup(argv->item[i].via.str.ptr, argv->item[i].via.str.size);
-	execve(list[0], list, (char *[]){ "PATH=/bin:/sbin:/usr/bin:/usr/sbin", NULL });
+	execve(argv[0], argv, (char *[]){ "PATH=/bin:/sbin:/usr/bin:/usr/sbin", NULL });
 	_exit(127);
 }
 
 /*
  * spawn(what, argv, cpu, policy, priority): a child process that runs argv ("exec"), burns its
- * CPU ("spin", until that goes offline) or holds the agent's descriptors open ("pause"). cpu < 0
- * leaves the affinity alone. Result: its pid. The class and the CPU are set before this returns.
+ * CPU ("spin", until that goes offline), holds the agent's descriptors open ("pause") or has
+ * argv[0] bytes of memory ("hoard"). cpu < 0 leaves the affinity alone. Result: its pid. The class,
+ * the CPU and the memory are set before this returns.
  */
 int op_spawn(const struct args *args, msgpack_packer *out, char *why)
 {
@@ -334,17 +347,21 @@ int op_spawn(const struct args *args, msgpack_packer *out, char *why)
 	    args->item[1].type != MSGPACK_OBJECT_ARRAY || arg_int(args, 2, &cpu) ||
 	    arg_int(args, 3, &policy) || arg_int(args, 4, &priority))
 		return -EINVAL;
-	struct args argv = { args->item[1].via.array.ptr, args->item[1].via.array.size };
-	for (uint32_t i = 0; i < argv.count; i++)
-		if (argv.item[i].type != MSGPACK_OBJECT_STR)
+	struct args given = { args->item[1].via.array.ptr, args->item[1].via.array.size };
+	for (uint32_t i = 0; i < given.count; i++)
+		if (given.item[i].type != MSGPACK_OBJECT_STR)
 			return -EINVAL;
-	if (strcmp(what, "spin") && strcmp(what, "pause") && (strcmp(what, "exec") || !argv.count))
+	bool takes = !strcmp(what, "exec") || !strcmp(what, "hoard");
+	if (takes ? !given.count : strcmp(what, "spin") && strcmp(what, "pause"))
 		return -EINVAL;
 	if (pipe2(ready, O_CLOEXEC))
 		return -errno;
 	pid_t pid = fork();
 	if (pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL); /* nobody of ours outlives the agent */
+		char *argv[64] = { 0 };
+		for (uint32_t i = 0; i < given.count && i < 63; i++)
+			argv[i] = strndup(given.item[i].via.str.ptr, given.item[i].via.str.size);
 		struct sched_param param = { .sched_priority = priority };
 		cpu_set_t set;
 		CPU_ZERO(&set);
@@ -353,9 +370,11 @@ int op_spawn(const struct args *args, msgpack_packer *out, char *why)
 		if ((cpu >= 0 && sched_setaffinity(0, sizeof(set), &set)) ||
 		    (policy && sched_setscheduler(0, policy, &param)))
 			err = -errno;
+		if (!err && !strcmp(what, "hoard"))
+			err = hoard(argv[0]);
 		if (write(ready[1], &err, sizeof(err)) < 0 || err)
 			_exit(126);
-		become(what, cpu, &argv);
+		become(what, cpu, argv);
 	}
 	if (pid < 0 || read(ready[0], &err, sizeof(err)) != sizeof(err))
 		err = -ECHILD;

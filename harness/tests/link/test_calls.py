@@ -43,6 +43,8 @@ def test_a_call_is_answered(link: Link, tmp_path: Path) -> None:
         (("drain", [999], 1), errno.EBADF),
         (("spawn", "dance", [], -1, 0, 0), errno.EINVAL),
         (("spawn", "exec", [], -1, 0, 0), errno.EINVAL),
+        (("spawn", "hoard", [], -1, 0, 0), errno.EINVAL),
+        (("spawn", "hoard", [str(2**62)], -1, 0, 0), errno.ENOMEM),
         (("spawn", "pause", [], 1023, 0, 0), errno.EINVAL),
         (("sink_stop",), errno.ENOENT),
     ],

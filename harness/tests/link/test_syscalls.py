@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import signal
 import socket
@@ -122,10 +123,18 @@ def test_a_spinner_ends_when_it_is_driven_from_its_cpu(link: Link) -> None:
     assert status.content == bytes(4)
 
 
-@pytest.mark.parametrize(("what", "kept"), [("spin", False), ("pause", True)])
+def test_a_hoarder_has_its_memory_when_spawn_returns(link: Link) -> None:
+    pid = link.call("spawn", "hoard", [str(8 << 20)], -1, 0, 0)
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    assert 8 << 20 < pages * mmap.PAGESIZE < 16 << 20
+    Syscalls(link).must("kill", pid, signal.SIGKILL)
+    Syscalls(link).must("wait4", pid, 0, 0, 0)
+
+
+@pytest.mark.parametrize(("what", "kept"), [("spin", False), ("hoard", False), ("pause", True)])
 def test_who_keeps_the_agents_descriptors(link: Link, what: str, kept: bool) -> None:
     calls = Syscalls(link)
-    pid = link.call("spawn", what, [], -1, 0, 0)
+    pid = link.call("spawn", what, ["4096"], -1, 0, 0)
     fds = Path(f"/proc/{pid}/fd")
     until = time.monotonic() + 10
     while bool(list(fds.iterdir())) != kept and time.monotonic() < until:
