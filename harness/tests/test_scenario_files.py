@@ -100,6 +100,23 @@ def test_a_broken_scenario_is_no_silent_one(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*worse.yaml:2:1: no YAML*"])
 
 
+def fake_runs(pytester: pytest.Pytester, verdict: str, again: str = "") -> None:
+    pytester.path.joinpath("mine.yaml").write_text(GOOD)
+    pytester.makeconftest(f"""
+        import harness.scenario.items as items
+        from types import SimpleNamespace
+        from harness.verdict import Verdict
+
+        def fake(lab, scenario, spec, **_):
+            record = SimpleNamespace(
+                verdict=Verdict({verdict!r}), reasons=("because " + spec,), artifacts="/kept"
+            )
+            return SimpleNamespace(record=record, again={again!r})
+
+        items.run_scenario = fake
+    """)
+
+
 @pytest.mark.parametrize(
     ("verdict", "outcomes"),
     [
@@ -113,24 +130,19 @@ def test_a_broken_scenario_is_no_silent_one(pytester: pytest.Pytester) -> None:
 def test_verdicts_are_those_of_run(
     pytester: pytest.Pytester, verdict: str, outcomes: dict[str, int]
 ) -> None:
-    pytester.path.joinpath("mine.yaml").write_text(GOOD)
-    pytester.makeconftest(f"""
-        import harness.scenario.items as items
-        from types import SimpleNamespace
-        from harness.verdict import Verdict
-
-        def fake(lab, scenario, spec, **_):
-            record = SimpleNamespace(
-                verdict=Verdict({verdict!r}), reasons=("because " + spec,), artifacts="/kept"
-            )
-            return SimpleNamespace(record=record)
-
-        items.run_scenario = fake
-    """)
+    fake_runs(pytester, verdict)
     result = pytester.runpytest_subprocess("-rs")
     result.assert_outcomes(**outcomes)
+    result.stdout.no_fnmatch_line("*run again*")
     if verdict != "pass":
         result.stdout.fnmatch_lines(["*because debian:7.3*"])
     if "failed" in outcomes:
         result.stdout.fnmatch_lines([f"verdict: {verdict}", "results: /kept"])
         assert "Traceback" not in result.stdout.str()
+
+
+def test_a_scenario_that_was_run_again_is_said_to_be(pytester: pytest.Pytester) -> None:
+    fake_runs(pytester, "pass", "an int3")
+    result = pytester.runpytest_subprocess()
+    result.stdout.fnmatch_lines(["*= run again =*", "mine.yaml::mine[[]debian:7.3]: an int3"])
+    result.assert_outcomes(passed=1)
