@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.agent.sink import udp_counters
+from harness.agent.sink import bind_udp, udp_counters, unread_bytes
 from harness.entries import Looker
 from harness.model.gates import SEVERAL_BUFFERS, STACK_KNOWS_CPUMAP_GENERIC
+from harness.steering.run import DISCARD_PORT
 from harness.traffic.frames import CHECKSUMS
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ ONE_BUFFER = 3508
 It takes MTUs beyond; what is longer it drops (xdp_linearize_page), or breaks XDP's rules (5.10:
 "Driver BUG: missing reserved tailroom").
 """
+PAGE = 4096
+"""What a frame of virtio-net's lies in as long as there is an XDP program, or a live frame."""
 TWO_BUFFERS = ONE_BUFFER + 1
 JUMBO = 9014
 UDP_CHECKSUM = 34, 6
@@ -47,6 +50,18 @@ def test_every_size_arrives_whole(lab: Casework, size: int) -> None:
     lab.send(frames=40, size=size)
     assert lab.close().socket == 40
     assert {hop.length for hop in run.arrivals()} == {size}
+
+
+@pytest.mark.proves("cpu_map_kthread_run", "an skb accounts for all of its frame's buffer")
+@pytest.mark.proves("cpu_map_build_skb", "an skb accounts for all of its frame's buffer")
+@pytest.mark.parametrize("live", [False, True], ids=["wire", "live"])
+def test_an_skb_accounts_for_all_of_its_frames_buffer(lab: Casework, live: bool) -> None:
+    run = lab.steer(2, socket=False, stack=True)
+    bind_udp(lab.guest.calls, DISCARD_PORT)
+    (lab.live if live else lab.send)(10, size=SHORTEST)
+    assert run.wait_rest()
+    lab.wait_for(lambda: unread_bytes(lab.guest.calls, DISCARD_PORT) >= 10 * PAGE)
+    assert 10 * PAGE <= unread_bytes(lab.guest.calls, DISCARD_PORT) < 11 * PAGE
 
 
 @pytest.mark.parametrize(

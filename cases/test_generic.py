@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.agent.sink import bind_udp
 from harness.agent.syscalls import Buffer
 from harness.errors import GuestError
 from harness.model.gates import STACK_KNOWS_CPUMAP_GENERIC
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from harness.casework import Casework
 
 ENOSPC, EINVAL = 28, 22
-AF_INET, SOCK_DGRAM, SIOCGSTAMPNS, CLOCK_REALTIME = 2, 2, 0x8907, 0
+SIOCGSTAMPNS, CLOCK_REALTIME = 0x8907, 0
 
 
 @pytest.mark.proves(
@@ -81,9 +82,7 @@ def to_seconds(timespec: Buffer) -> float:
 @pytest.mark.proves("cpu_map_generic_redirect", "an skb keeps the time at which it came in")
 def test_an_skb_keeps_the_time_at_which_it_came_in(lab: Casework) -> None:
     run = lab.steer(2, mode="generic", socket=False, stack=True)
-    fd = lab.guest.calls.must("socket", AF_INET, SOCK_DGRAM, 0).value
-    address = struct.pack("<H", AF_INET) + struct.pack(">H", DISCARD_PORT) + bytes(12)
-    lab.guest.calls.must("bind", fd, address, len(address))
+    fd = bind_udp(lab.guest.calls, DISCARD_PORT)
     stamped = False  # once the socket has been asked for a time, the kernel begins to take it
     while not stamped and run.sent < 1000:
         lab.send(frames=1)

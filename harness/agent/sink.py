@@ -34,11 +34,9 @@ class Sink:
     def __init__(self, calls: Syscalls, *, frames: int) -> None:
         self.port = PORT
         self._calls = calls
-        self._fd = calls.must("socket", AF_INET, SOCK_DGRAM, 0).value
+        self._fd = bind_udp(calls, PORT)
         size = struct.pack("<I", RECEIVE_BYTES)
         calls.must("setsockopt", self._fd, SOL_SOCKET, SO_RCVBUFFORCE, size, len(size))
-        address = struct.pack("<H", AF_INET) + struct.pack(">H", PORT) + bytes(12)
-        calls.must("bind", self._fd, address, len(address))
         self._drops = self._buffer_errors()
         calls.link.call("sink_start", self._fd, frames)
 
@@ -61,6 +59,28 @@ class Sink:
     def _buffer_errors(self) -> int:
         """Return the datagrams that found a socket full."""
         return udp_counters(self._calls)["RcvbufErrors"]
+
+
+def bind_udp(calls: Syscalls, port: int) -> int:
+    """Return the descriptor of a UDP socket on a port of all of the guest's addresses.
+
+    Raises:
+        GuestError: the port is taken.
+    """
+    fd = calls.must("socket", AF_INET, SOCK_DGRAM, 0).value
+    address = struct.pack("<H", AF_INET) + struct.pack(">H", port) + bytes(12)
+    calls.must("bind", fd, address, len(address))
+    return fd
+
+
+def unread_bytes(calls: Syscalls, port: int) -> int:
+    """Return the memory of what the UDP sockets on a port were not asked for yet, in bytes.
+
+    That is the sum of the skbs' truesize (/proc/net/udp, udp4_format_sock).
+    """
+    text: bytes = calls.link.call("read", "/proc/net/udp", 1 << 16)
+    rows = [line.split() for line in text.decode().splitlines()[1:]]
+    return sum(int(row[4][9:], 16) for row in rows if row[1].endswith(f":{port:04X}"))
 
 
 def udp_counters(calls: Syscalls) -> dict[str, int]:
