@@ -176,7 +176,7 @@ def test_a_busy_kthread_gives_way(lab: Casework) -> None:
 @pytest.mark.kconfig("TASKS_RCU", "DYNAMIC_FTRACE")
 @pytest.mark.proves(
     "cpu_map_kthread_run",
-    "busy without end, it keeps no grace period of RCU-tasks from its end",
+    "busy without end, it keeps no grace period of RCU-tasks from its end (RT kernels aside)",
     since=BUSY_KTHREAD_REPORTS,
 )
 def test_a_busy_kthread_lets_rcu_tasks_go_on(lab: Casework) -> None:
