@@ -13,20 +13,17 @@ length, takes memory.
 
 from __future__ import annotations
 
-import re
-import struct
 from typing import TYPE_CHECKING, Self
 
 from harness.agent.syscalls import Buffer
+from harness.agent.veth import PacketSocket
 from harness.errors import LabError
+from harness.guest import interface_name
 from harness.patience import wait_until
 
 if TYPE_CHECKING:
     from harness.guest import Guest
 
-AF_PACKET, SOCK_RAW, ETH_P_ALL = 17, 3, 3
-SOL_SOCKET, SO_RCVBUFFORCE = 1, 33
-RECEIVE_BYTES = 128 << 20
 AT_FDCWD, O_RDONLY, SEEK_SET = -100, 0, 0
 SOCKETS, HOARDERS = 8, 16
 MIN_HOARD_KIB = 512
@@ -39,10 +36,16 @@ class NoShortage(LabError):
     """Memory could not be taken: no verdict on the kernel."""
 
 
+def free_kib(guest: Guest) -> int:
+    """Return a guest's free memory: MemFree of /proc/meminfo, without what lies by for a CPU."""
+    rows = (line.split() for line in guest.read("/proc/meminfo").splitlines())
+    return next(int(row[1]) for row in rows if row[0] == "MemFree:")
+
+
 class Shortage:
     """Takes a guest's memory, from `begin` to the end of a `with` block.
 
-    Sockets that nobody reads keep a clone each of every skb that comes in meanwhile, so that the
+    Sockets that nobody reads keep a clone each of every skb that eth0 takes in meanwhile: so the
     cache of skbs has to grow by 2 KiB for each frame (net/packet/af_packet.c, packet_rcv).
 
     Args:
@@ -60,12 +63,7 @@ class Shortage:
     def __enter__(self) -> Self:
         self._guest.must_own("memory to use up")
         calls = self._guest.calls
-        protocol = struct.unpack("<H", struct.pack(">H", ETH_P_ALL))[0]
-        size = struct.pack("<I", RECEIVE_BYTES)
-        for _ in range(SOCKETS):
-            fd = calls.must("socket", AF_PACKET, SOCK_RAW, protocol).value
-            self._sockets.append(fd)
-            calls.must("setsockopt", fd, SOL_SOCKET, SO_RCVBUFFORCE, size, len(size))
+        self._sockets = [PacketSocket(calls, interface_name(0)).fd for _ in range(SOCKETS)]
         path = f"/proc/{self._thread}/stat\0".encode()
         self._state = calls.must("openat", AT_FDCWD, path, O_RDONLY, 0).value
         self._is_asleep()  # it has its buffer from now on
@@ -80,9 +78,9 @@ class Shortage:
         guest = self._guest
         guest.write("/proc/sys/vm/drop_caches", "3")
         wanted_kib = RESERVES * int(guest.read("/proc/sys/vm/min_free_kbytes"))
-        each_kib = max((self._free_kib() - wanted_kib) // HOARDERS, MIN_HOARD_KIB)
+        each_kib = max((free_kib(guest) - wanted_kib) // HOARDERS, MIN_HOARD_KIB)
         for _ in range(2 * HOARDERS):
-            spare_kib = self._free_kib() - wanted_kib
+            spare_kib = free_kib(guest) - wanted_kib
             if spare_kib <= 0:
                 return
             length = min(spare_kib, each_kib) << 10
@@ -104,9 +102,3 @@ class Shortage:
         calls.must("lseek", self._state, 0, SEEK_SET)
         calls.must("read", self._state, told, 512)
         return b") S " in told.content
-
-    def _free_kib(self) -> int:
-        found = re.search(r"^MemFree:\s+(\d+)", self._guest.read("/proc/meminfo"), re.MULTILINE)
-        if found is None:
-            raise NoShortage("/proc/meminfo does not tell what is free")
-        return int(found[1])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from lab_tools import Cache, look, processes, wait_until
+from pytest_runs import CASES, Session, outcome
 
 import harness.machine.machine
 from harness.inventory import unwatch_pools, watch_pools
@@ -127,3 +131,36 @@ def target(login: Login) -> Iterator[TargetLab]:
 
     with TargetLab(login.address, config=Path(login.keys[0]).parent / "ssh_config") as lab:
         yield lab
+
+
+@pytest.fixture(scope="session")
+def run_pytest(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Session]:
+    """Return a way to run pytest on some cases, far from this suite's own configuration."""
+
+    def run(cases: str, *options: str) -> Session:
+        directory: Path = tmp_path_factory.mktemp("cases")
+        (directory / "test_them.py").write_text(cases)
+        report = directory / "report.xml"
+        whole = [sys.executable, "-m", "pytest", f"--rootdir={directory}", f"--junitxml={report}"]
+        whole += ["-p", "no:cacheprovider", f"--artifacts={directory / 'kept'}"]
+        whole += [f"--page={directory / 'page.html'}", *options]
+        whole += [str(directory)]
+        done = subprocess.run(whole, capture_output=True, text=True, check=False, cwd=directory)
+        cases_run = ET.parse(report).iter("testcase") if report.exists() else ()
+        outcomes = {case.get("name", ""): outcome(case) for case in cases_run}
+        return Session(done.returncode, done.stdout + done.stderr, outcomes)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def session(pytestconfig: pytest.Config, run_pytest: Callable[..., Session]) -> Session:
+    """One run of all of them, on one kernel."""
+    spec = (pytestconfig.getoption("--kernel") or [None])[0]
+    done = run_pytest(CASES, *(["--kernel", spec] if spec else []))
+    assert done.outcomes, done.output
+    return Session(
+        done.status,
+        done.output,
+        {name.partition("[")[0].removeprefix("test_"): o for name, o in done.outcomes.items()},
+    )

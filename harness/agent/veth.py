@@ -33,7 +33,7 @@ def peer_name(name: str) -> str:
     return f"{name}-wire"
 
 
-RECEIVE_BYTES = 16 << 20
+RECEIVE_BYTES = 64 << 20
 """Of frames that came in and were not fetched yet."""
 
 
