@@ -24,24 +24,26 @@ if TYPE_CHECKING:
     from scapy.packet import Packet
 
 MAC = bytes.fromhex("525400637000")
-UDP4 = Ether() / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(sport=5, dport=6) / bytes(range(30))
+ETHER = Ether(src="52:54:00:63:70:01", dst="52:54:00:63:70:02")
+"""Without addresses scapy asks the network for them, by ARP, and waits."""
+UDP4 = ETHER / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(sport=5, dport=6) / bytes(range(30))
 OPTIONS = [("NOP", None), ("NOP", None), ("Timestamp", (1, 2))]
 GOOD = [
     UDP4,
-    Ether() / IP() / TCP(sport=1, dport=2, options=OPTIONS) / (b"x" * 20),
-    Ether() / Dot1Q(vlan=5) / IP() / UDP() / (b"x" * 9),
-    Ether() / IPv6() / TCP() / (b"x" * 1400),
-    Ether() / IPv6() / UDP() / (b"x" * 8),
+    ETHER / IP() / TCP(sport=1, dport=2, options=OPTIONS) / (b"x" * 20),
+    ETHER / Dot1Q(vlan=5) / IP() / UDP() / (b"x" * 9),
+    ETHER / IPv6() / TCP() / (b"x" * 1400),
+    ETHER / IPv6() / UDP() / (b"x" * 8),
 ]
 BAD = [
-    Ether() / ARP(),
-    Ether() / IP() / ICMP() / (b"x" * 40),
-    Ether() / IP() / TCP(),
-    Ether() / IP() / UDP() / (b"x" * 7),
-    Ether() / IP(frag=3) / UDP() / (b"x" * 30),
-    Ether() / IP(flags="MF") / UDP() / (b"x" * 30),
-    Ether() / IP(options=[b"\x01" * 4]) / UDP() / (b"x" * 30),
-    Ether() / IP() / UDP() / (b"x" * 1500),
+    ETHER / ARP(),
+    ETHER / IP() / ICMP() / (b"x" * 40),
+    ETHER / IP() / TCP(),
+    ETHER / IP() / UDP() / (b"x" * 7),
+    ETHER / IP(frag=3) / UDP() / (b"x" * 30),
+    ETHER / IP(flags="MF") / UDP() / (b"x" * 30),
+    ETHER / IP(options=[b"\x01" * 4]) / UDP() / (b"x" * 30),
+    ETHER / IP() / UDP() / (b"x" * 1500),
 ]
 
 
@@ -100,7 +102,7 @@ def test_no_more_is_read_than_wanted(tmp_path: Path) -> None:
 
 def test_flows_of_a_capture_differ(tmp_path: Path) -> None:
     path = tmp_path / "x.pcap"
-    other = Ether() / IP(src="192.0.2.9") / UDP() / bytes(30)
+    other = ETHER / IP(src="192.0.2.9") / UDP() / bytes(30)
     wrpcap(str(path), [UDP4, other, UDP4])
     frames = build_frames([read_capture(path, most=9, mac=MAC)])
     one, two, three = (TAG.unpack_from(data, 42)[1] for data in frames.data)
