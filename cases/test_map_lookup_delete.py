@@ -30,6 +30,18 @@ def test_lookup(lab: Casework, value_size: int) -> None:
                 cpumap.lookup(key)
 
 
+@pytest.mark.proves("__cpu_map_lookup_elem", "a key just beyond a map finds no other map's entry")
+def test_a_lookup_beyond_a_map_finds_no_other_maps_entry(lab: Casework) -> None:
+    """Arrays of one size lie side by side: behind most of them is the first slot of the next."""
+    with Answers(lab) as ask:
+        size = min(32, ask.facts.nr_cpus)
+        maps = [ask.cpumap(max_entries=size) for _ in range(48)]
+        for cpumap in maps:
+            cpumap.update(0)
+        for cpumap in maps:
+            cpumap.lookup(size)
+
+
 @pytest.mark.proves("cpu_map_lookup_elem", "a lookup with flags is EINVAL")
 def test_lookup_has_no_flags(lab: Casework) -> None:
     with Answers(lab) as ask:
