@@ -10,6 +10,7 @@ from harness.answers import Answers
 
 if TYPE_CHECKING:
     from harness.casework import Casework
+    from harness.twin import Twin
 
 UINT_MAX = 0xFFFFFFFF
 KEYS = (0, 1, 2, 3, 4, 62, 63, 64, 65, 1 << 31, UINT_MAX)
@@ -30,16 +31,33 @@ def test_lookup(lab: Casework, value_size: int) -> None:
                 cpumap.lookup(key)
 
 
+def side_by_side(ask: Answers) -> list[Twin]:
+    """Return maps with an entry in their first slot, behind which, as a rule, lies the next map's.
+
+    Their arrays are of one size, and fill what they are allocated.
+    """
+    maps = [ask.cpumap(max_entries=min(32, ask.facts.nr_cpus)) for _ in range(48)]
+    for cpumap in maps:
+        cpumap.update(0)
+    return maps
+
+
 @pytest.mark.proves("__cpu_map_lookup_elem", "a key just beyond a map finds no other map's entry")
 def test_a_lookup_beyond_a_map_finds_no_other_maps_entry(lab: Casework) -> None:
-    """Arrays of one size lie side by side: behind most of them is the first slot of the next."""
     with Answers(lab) as ask:
-        size = min(32, ask.facts.nr_cpus)
-        maps = [ask.cpumap(max_entries=size) for _ in range(48)]
-        for cpumap in maps:
-            cpumap.update(0)
-        for cpumap in maps:
-            cpumap.lookup(size)
+        for cpumap in side_by_side(ask):
+            cpumap.lookup(cpumap.model.map.attr.max_entries)
+
+
+@pytest.mark.proves("cpu_map_free", "a map that is closed takes no other map's entry with it")
+def test_a_map_that_is_closed_takes_no_other_maps_entry_with_it(lab: Casework) -> None:
+    with Answers(lab) as ask:
+        maps = side_by_side(ask)
+        for cpumap in maps[::2]:
+            ask.forget(cpumap)
+        assert len(lab.wait_kthreads(len(maps) // 2)) == len(maps) // 2
+        for cpumap in maps[1::2]:
+            cpumap.lookup(0)
 
 
 @pytest.mark.proves("cpu_map_lookup_elem", "a lookup with flags is EINVAL")
