@@ -205,7 +205,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each case that takes `lab` on every kernel."""
     if "kernel_spec" in metafunc.fixturenames:
-        metafunc.parametrize("kernel_spec", _specs(metafunc.config), scope="session")
+        specs = _specs(metafunc.config)  # their own ids, or pytest has none for a long path
+        metafunc.parametrize("kernel_spec", specs, ids=specs, scope="session")
 
 
 def _specs(config: pytest.Config) -> list[str]:

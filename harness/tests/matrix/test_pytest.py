@@ -13,7 +13,7 @@ import pytest
 
 from harness.patience import wait_until
 from harness.tests.fake_cases import CONFTEST
-from harness.tests.fakes import LATE_S
+from harness.tests.fakes import LATE_S, make_bzimage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +78,19 @@ def test_through_pytest(
     assert process.returncode == status, output + errors
     assert told in output + errors
     assert "Traceback (most recent" not in output + errors
+
+
+def test_a_kernel_of_a_long_name_that_is_not_ascii(
+    under_pytest: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """Of such, pytest makes other ids than of short ones."""
+    path = tmp_path / "zoë" / ("linux" * 20) / "bzImage"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(make_bzimage())
+    process = under_pytest("def test_a(kernel_spec): assert 0", "-n1", "--kernel", f"path:{path}")
+    output, errors = process.communicate(timeout=LATE_S)
+    assert process.returncode == 1, output + errors
+    assert f"FAIL cases/test_it.py::test_a on path:{path}\n" in output
 
 
 @pytest.mark.parametrize(("workers", "number"), [("2", signal.SIGINT), ("1", signal.SIGTERM)])
