@@ -30,8 +30,6 @@ def test_a_case_says_what_guest_it_needs(a_kernel: str, run_pytest: Callable[...
     cases = """
 import pytest
 
-from harness.kernels import resolve
-
 @pytest.mark.machine(cpus=2, nics=2, append="quiet")
 def test_marked(lab):
     assert list(lab.cpus) == [0, 1]
