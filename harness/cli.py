@@ -56,6 +56,10 @@ COMMANDS = {
         "harness.coverage.cli",
         "Run the cases on a kernel that counts what it runs: which of cpumap.c do they reach?",
     ),
+    "mutants": (
+        "harness.mutants.cli",
+        "Build kernels with one deliberate bug in cpumap.c each, and see the cases fail.",
+    ),
     "bench": (
         "harness.bench.cli",
         "Measure boot, clone and traffic here, and say what limits them.",

@@ -19,7 +19,7 @@ from harness.kernels import parse_spec, resolve
 from harness.kernels.lock_cli import LOCKED
 from harness.matrix.grid import show_grid, summarize, to_json
 from harness.matrix.page import write_page
-from harness.matrix.plan import FILE, load_matrix
+from harness.matrix.plan import EXPRESSION, FILE, fault_of, load_matrix
 from harness.matrix.results import Collector
 from harness.paths import REPO
 from harness.progress import shown
@@ -45,13 +45,8 @@ def _check_specs(_: click.Context, __: click.Parameter, specs: tuple[str, ...]) 
 
 def _check_expression(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
     """Refuse what each of many workers would refuse."""
-    from _pytest.mark.expression import Expression  # noqa: PLC0415 - it has no public name
-
-    try:
-        Expression.compile(text or "any")
-    except SyntaxError as error:
-        remedy = 'words with and, or, not: "gro and not lone"'
-        raise UserError(f"-k {text!r}: {error.msg}", remedy=remedy) from error
+    if fault := fault_of(text or "any"):
+        raise UserError(f"-k {text!r}: {fault}", remedy=EXPRESSION)
     return text
 
 

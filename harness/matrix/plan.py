@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FILE = REPO / "configs" / "matrix.yaml"
 Cases = Literal["all", "smoke"]
+EXPRESSION = 'words with and, or, not: "gro and not lone"'
+"""What pytest's -k takes."""
 
 
 class Row(Model):
@@ -73,3 +75,14 @@ def load_matrix(path: Path) -> Matrix:
         UserError: with one line for each thing that is wrong in it, by line and column.
     """
     return FORM.load(path)[0]
+
+
+def fault_of(expression: str) -> str | None:
+    """Return what pytest would not like in a -k of this expression; None if it takes it."""
+    from _pytest.mark.expression import Expression  # noqa: PLC0415 - it has no public name
+
+    try:
+        Expression.compile(expression)
+    except SyntaxError as error:
+        return error.msg
+    return None
