@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from harness.mutants.plan import Mutant
     from harness.mutants.trial import Trial
 
+FEATURES = ("failslab",)
+"""Of the kernels: bugs in what handles failed allocations are to be seen, too."""
 LOG = "mutants.log"
 """What pytest said of the last kernel, in the directory that it was built in."""
 
@@ -163,7 +165,7 @@ class Trials:
         self._whole = whole
         self._workers = workers
         self._phases = phases
-        self._fragments: tuple[Fragment, ...] = own_fragments(())
+        self._fragments: tuple[Fragment, ...] = own_fragments(FEATURES)
         self._output = output_of(twin, self._fragments)
 
     def run(self, mutants: Sequence[Mutant]) -> Iterator[Finding]:
