@@ -83,7 +83,8 @@ def _used(path: Path) -> float:
 
 
 def _busy() -> set[Path]:
-    """Return the builds that are going on, and the sources that they are made from."""
-    builds = [path for path in cache_dir("builds").glob("[!.]*") if is_locked(path)]
+    """Return what is locked, and the sources from which kernels are being built."""
+    held = [path for room in ROOMS.values() for path in cache_dir(room).glob("[!.]*")]
     # make's O= leaves a link to the source
-    return {path.resolve() for build in builds for path in (build, build / "source")}
+    both = (path for each in held if is_locked(each) for path in (each, each / "source"))
+    return {path.resolve() for path in both}

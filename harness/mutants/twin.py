@@ -8,7 +8,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from harness.landing import cache_errors, locked, take_away
+from harness.landing import cache_errors, locked
 from harness.paths import cache_dir
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ def twin_of(tree: Path) -> Iterator[Path]:
     """
     digest = hashlib.sha256(str(tree).encode()).hexdigest()[:12]
     twin = cache_dir("sources") / f"{tree.name}-mutants-{digest}"
-    with locked(twin.with_name(f"{twin.name}-in-use")):
-        take_away(twin)
+    with locked(twin):
+        _remove(twin)  # what a killed one left
         try:
             with cache_errors(str(twin)):
                 shutil.copytree(
@@ -47,7 +47,12 @@ def twin_of(tree: Path) -> Iterator[Path]:
                 shutil.copy2(tree / CPUMAP, own)
             yield twin
         finally:
-            take_away(twin)
+            _remove(twin)
+
+
+def _remove(twin: Path) -> None:
+    with cache_errors(str(twin)), contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(twin)
 
 
 def _link(source: str, dest: str) -> None:

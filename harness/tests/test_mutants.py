@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 import harness.mutants.cli
 from harness.errors import LabError, UserError
 from harness.kernels.build import BuildFailed, Built
+from harness.kernels.trees import prune_trees
 from harness.mutants.cli import mutants
 from harness.mutants.plan import FILE, Mutant, load_mutants
 from harness.mutants.trial import Trial
@@ -61,6 +62,11 @@ LIST = """\
     It is
     the same.
 """
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPUMAP_LAB_CACHE", str(tmp_path / "cache"))
 
 
 def mutant(**parts: str) -> Mutant:
@@ -121,6 +127,7 @@ def test_a_twin_may_be_changed_and_the_tree_stays(tmp_path: Path) -> None:
         assert (twin / "link").is_symlink()
         assert not (twin / ".git").exists()
         (twin / CPUMAP).write_text("broken")
+        assert [tree.directory for tree in prune_trees(keep=0, dry_run=True)] == []
     assert (tree / CPUMAP).read_text() == SOURCE
     assert not place.exists()
     with twin_of(tree) as twin:
