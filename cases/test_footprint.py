@@ -204,6 +204,7 @@ def test_refused_maps_leave_no_object(lab: Casework) -> None:
 
 
 @pytest.mark.proves("cpu_map_free", "a map that is closed is freed to the last object")
+@pytest.mark.kconfig("MEMBARRIER")
 def test_maps_that_are_closed_leave_no_object(lab: Casework) -> None:
     """The end of a map waits for a grace period in a kworker of its own.
 

@@ -24,6 +24,7 @@ SIGNS = {
     "FAULT_INJECTION_STACKTRACE_FILTER": ("/sys/kernel/debug/failslab/require-start", ""),
     "HOTPLUG_CPU": ("/sys/devices/system/cpu/hotplug/states", ""),
     "HOTPLUG_PCI_ACPI": ("/proc/kallsyms", "acpiphp_enumerate_slots"),
+    "MEMBARRIER": ("/proc/kallsyms", "membarrier_exec_mmap"),
     "MEMCG": ("/proc/kallsyms", "mem_cgroup_from_task"),
     "NET_NS": ("/proc/self/ns/net", ""),
     "NUMA": ("/sys/devices/system/node", ""),

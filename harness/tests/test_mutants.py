@@ -10,14 +10,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 import harness.mutants.cli
+import harness.mutants.trial
 from harness.errors import LabError, UserError
 from harness.kernels.build import BuildFailed, Built
 from harness.kernels.trees import prune_trees
 from harness.mutants.cli import mutants
 from harness.mutants.plan import FILE, Mutant, load_mutants
-from harness.mutants.trial import Trial
+from harness.mutants.trial import Trial, main, run_trial
 from harness.mutants.twin import CPUMAP, twin_of
 from harness.paths import REPO
+from harness.tests.matrix.tools import NEW, ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -259,3 +261,76 @@ def test_a_wrong_request_is_refused(bench: Bench, args: tuple[str, ...], message
     assert message in f"{done.output}{done.exception}"
     assert done.exit_code != 0
     assert bench.expressions == []
+
+
+class Ran:
+    """What pytest left: results, an error, an interruption."""
+
+    def __init__(self, *, interrupted: bool = False) -> None:
+        self.interrupted = interrupted
+        self.ended = [ended("test_a.py::test_ok", NEW, "pass")]
+        self.error: LabError | None = None
+        self.options: list[str] = []
+
+    def results(self) -> list[object]:
+        return list(self.ended)
+
+    def run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stop: bool) -> object:
+        def run_pytest(*_: object, more: list[str], **__: object) -> LabError | None:
+            self.options = more
+            return self.error
+
+        monkeypatch.setattr(harness.mutants.trial, "run_pytest", run_pytest)
+        monkeypatch.setattr(harness.mutants.trial, "Collector", lambda _: self)
+        out = tmp_path / "out.json"
+        asked = {"spec": NEW, "expression": None, "workers": 1, "stop": stop}
+        main(json.dumps({**asked, "artifacts": str(tmp_path), "out": str(out)}))
+        return json.loads(out.read_text())
+
+
+def test_a_trial_tells_what_failed_and_what_has_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = Ran(interrupted=True)  # which is what pytest calls it when it stops at a failure
+    ran.ended += [
+        ended("test_b.py::test_one", NEW, "fail", "it was 1\nassert 1 == 2"),
+        ended("test_b.py::test_two", NEW, "crash", "oops"),
+        ended("test_b.py::test_three", NEW, "invalid", "no boot"),
+        ended("test_b.py::test_four", NEW, "known", "uaf"),
+        ended("test_b.py::test_five", NEW, "skip", "since 6.15"),
+    ]
+    assert ran.run(tmp_path, monkeypatch, stop=True) == {
+        "error": None,
+        "red": {"cases/test_b.py::test_one": "it was 1", "cases/test_b.py::test_two": "oops"},
+        "unsure": {"cases/test_b.py::test_three": "no boot"},
+        "green": 2,
+    }
+    assert "-x" in ran.options
+
+
+def test_a_trial_that_somebody_stops_has_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Ran(interrupted=True).run(tmp_path, monkeypatch, stop=False)
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_a_trial_that_pytest_refuses_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = Ran()
+    ran.error = UserError("no case fits")
+    told = ran.run(tmp_path, monkeypatch, stop=False)
+    assert isinstance(told, dict)
+    assert told["error"] == "no case fits"
+    assert "-x" not in ran.options
+
+
+def test_a_trial_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="no case fits"):
+        run_trial(NEW, "no_case_is_called_so", 1, tmp_path / "log", stop=True)
+    assert "deselected" in (tmp_path / "log").read_text()
+    with pytest.raises(LabError, match="could not be run"):
+        run_trial("no such spec", None, 1, tmp_path / "log", stop=True)
+    assert "no such spec" in (tmp_path / "log").read_text()
