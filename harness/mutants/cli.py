@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 FEATURES = ("failslab",)
 """Of the kernels: bugs in what handles failed allocations are to be seen, too."""
+AS_IT_IS = "as it is"
 LOG = "mutants.log"
 """What pytest said of the last kernel, in the directory that it was built in."""
 
@@ -98,9 +99,9 @@ def mutants(
     \b
     Exit status:
       0    each bug that this source can have was caught
-      1    one was not, or the kernel fails as it is
+      1    one was not
       2    the request is wrong
-      125  of one the lab has no verdict
+      125  of one the lab has no verdict, or the kernel fails as it is
     """  # noqa: D301 - click takes a real \b for "do not wrap"
     if tree and source:
         raise click.UsageError("give --tree or --source, not both")
@@ -189,21 +190,23 @@ class Trials:
         named = [mutant.caught_by for mutant in mutants]
         words = [f"({each})" for each in dict.fromkeys(named) if each]
         whole = self._whole or None in named
-        trial = self._judge("as it is", self._good, None if whole else " or ".join(words))
+        expression = None if whole else " or ".join(words)
+        trial = self._judge(AS_IT_IS, self._good, expression, stop=False)
         if trial.red or trial.unsure:
             raise LabError(
                 f"the kernel that is not broken does not pass: {_tell(trial.red | trial.unsure)}",
                 remedy=f"see {self._output / LOG}",
             )
         self._phases.end()
-        click.echo(f"{'as it is':<42}{trial.green} cases pass")
+        click.echo(f"{AS_IT_IS:<42}{trial.green} cases pass")
 
     def _try(self, mutant: Mutant) -> Finding:
         since = time.monotonic()
         source = mutant.apply(self._good)
         assert source is not None
         try:
-            trial = self._judge(mutant.name, source, None if self._whole else mutant.caught_by)
+            expression = None if self._whole else mutant.caught_by
+            trial = self._judge(mutant.name, source, expression, stop=True)
         except BuildFailed as error:
             return Finding(mutant.name, "unbuilt", error.errors[0] if error.errors else "")
         seconds = time.monotonic() - since
@@ -214,18 +217,13 @@ class Trials:
             return Finding(mutant.name, "invalid", told, seconds)
         return Finding(mutant.name, "survived", f"{trial.green} cases pass", seconds)
 
-    def _judge(self, name: str, source: str, expression: str | None) -> Trial:
+    def _judge(self, name: str, source: str, expression: str | None, *, stop: bool) -> Trial:
         self._phases.begin(f"{name}: building")
         (self._twin / CPUMAP).write_text(source)
         built = build_kernel(self._twin, self._fragments, self._output)
         self._phases.begin(f"{name}: running cases")
-        return run_trial(
-            f"path:{built.image}",
-            expression,
-            self._workers,
-            self._output / LOG,
-            stop=name != "as it is",
-        )
+        log = self._output / LOG
+        return run_trial(f"path:{built.image}", expression, self._workers, log, stop=stop)
 
 
 def _tell(cases: dict[str, str]) -> str:
