@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from harness.forms.load import Form
-from harness.forms.model import Conflict, Line, Model, Words, contradict, refuse
+from harness.forms.model import Line, Model, Words, keys_of, refuse, refuse_repeats
 from harness.judge import Judgement
 from harness.paths import REPO
 from harness.verdict import Verdict
@@ -100,23 +100,14 @@ class Issue(Model):
 
 
 def _check_ids(issues: tuple[Issue, ...]) -> tuple[Issue, ...]:
-    first: dict[str, int] = {}
-    conflicts = []
-    for number, issue in enumerate(issues):
-        if issue.id in first:
-            why = f"`{issue.id}` is taken already, by [{first[issue.id]}]"
-            conflicts.append(Conflict((number, "id"), why, frozenset()))
-        first.setdefault(issue.id, number)
-    if conflicts:
-        raise contradict(conflicts)
+    refuse_repeats([issue.id for issue in issues], "id")
     return issues
 
 
 FORM: Form[tuple[Issue, ...]] = Form(
     Annotated[tuple[Issue, ...], AfterValidator(_check_ids)],
     "list of known issues",
-    "known issues are a list; each has the keys "
-    + ", ".join(info.alias or name for name, info in Issue.model_fields.items()),
+    f"known issues are a list; each has the keys {keys_of(Issue)}",
     listed=True,
 )
 

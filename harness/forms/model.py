@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from harness.errors import KernelNotFound
 from harness.kernels.spec import parse_spec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ONE, EACH = "@one", "@each"
 """Tags of a union's members; they show up in the locations of errors."""
@@ -55,6 +58,35 @@ def withhold(why: str) -> PydanticCustomError:
 def contradict(conflicts: list[Conflict]) -> PydanticCustomError:
     """Return what a validator raises: values that do not go together."""
     return PydanticCustomError("conflict", "{conflicts}", {"conflicts": conflicts})
+
+
+def refuse_repeats(names: Sequence[str], key: str, *above: str) -> None:
+    """Refuse a list in which two parts have the same name.
+
+    Args:
+        names: of its parts, in their order.
+        key: where a part has its name.
+        above: the keys under which the list stands.
+
+    Raises:
+        PydanticCustomError: it is what a validator raises.
+    """
+    conflicts = [
+        Conflict(
+            (*above, number, key),
+            f"`{name}` is taken already, by [{names.index(name)}]",
+            frozenset(),
+        )
+        for number, name in enumerate(names)
+        if name in names[:number]
+    ]
+    if conflicts:
+        raise contradict(conflicts)
+
+
+def keys_of(part: type[Model]) -> str:
+    """Return the keys of a part, for people."""
+    return ", ".join(info.alias or name for name, info in part.model_fields.items())
 
 
 def _check_spec(text: str) -> str:

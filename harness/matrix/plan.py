@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from harness.forms.load import Form
-from harness.forms.model import Conflict, Model, Spec, contradict
+from harness.forms.model import Model, Spec, refuse_repeats
 from harness.paths import REPO
 
 if TYPE_CHECKING:
@@ -34,14 +34,7 @@ class Matrix(Model):
 
     @model_validator(mode="after")
     def _check_kernels(self) -> Self:
-        specs = [row.kernel for row in self.kernels]
-        conflicts = [
-            Conflict(("kernels", number, "kernel"), f"{spec} is there already", frozenset())
-            for number, spec in enumerate(specs)
-            if spec in specs[:number]
-        ]
-        if conflicts:
-            raise contradict(conflicts)
+        refuse_repeats([row.kernel for row in self.kernels], "kernel", "kernels")
         return self
 
     def choose(self, specs: Sequence[str], cases: Cases | None) -> Matrix:

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from harness.errors import UserError
 from harness.forms.load import Form
-from harness.forms.model import Conflict, Line, Model, Words, contradict, refuse
+from harness.forms.model import Line, Model, Words, keys_of, refuse, refuse_repeats
 from harness.matrix.plan import EXPRESSION, fault_of
 from harness.paths import REPO
 
@@ -83,22 +83,14 @@ class Mutant(Model):
 
 
 def _check_names(mutants: tuple[Mutant, ...]) -> tuple[Mutant, ...]:
-    names = [mutant.name for mutant in mutants]
-    conflicts = [
-        Conflict((number, "name"), f"`{name}` is taken already", frozenset())
-        for number, name in enumerate(names)
-        if name in names[:number]
-    ]
-    if conflicts:
-        raise contradict(conflicts)
+    refuse_repeats([mutant.name for mutant in mutants], "name")
     return mutants
 
 
 FORM: Form[tuple[Mutant, ...]] = Form(
     Annotated[tuple[Mutant, ...], AfterValidator(_check_names)],
     "list of mutants",
-    "mutants are a list; each has the keys "
-    + ", ".join(info.alias or name for name, info in Mutant.model_fields.items()),
+    f"mutants are a list; each has the keys {keys_of(Mutant)}",
     listed=True,
 )
 

@@ -32,7 +32,7 @@ def test_the_file_that_is_in_use() -> None:
             "2:34: kernels[0].cases: found the text `smok`; allowed: all or smoke; d",
         ),
         ("debian:7.3", "debian7", "3:14: kernels[1].kernel: found the text `debian7`; the forms a"),
-        ("debian:7.3", "debian:5.10", "3:14: kernels[1].kernel: debian:5.10 is there already"),
+        ("debian:7.3", "debian:5.10", "3:14: kernels[1].kernel: `debian:5.10` is taken already"),
         ("cases", "case", "2:27: kernels[0].case: unknown key; did you mean `cases`?"),
         ("kernel:", "kernels:", "; or did you mean `kernel`?"),
         (TWO, "kernels: []", "1:10: kernels: found an empty list; allowed: a list of 1 to 64"),
