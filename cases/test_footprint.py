@@ -33,6 +33,9 @@ SERIES = 12
 PAGED_SPAN = 6
 """Series over which a growth shows, where pages are counted: what others have of these is as much
 as what one series leaks."""
+AT_ONCE, PAGED_AT_ONCE = 50, 5
+"""Entries that may be ending at a time. Each has a kworker wait; of these there are soon more than
+ever on a busy host, and where pages are counted one is 10 KiB."""
 SOON_S, LATE_S = 1.0, 30.0
 """How long what is freed later is waited for after a series, and after the last."""
 SKB_BYTES = 256
@@ -109,7 +112,7 @@ def leak(lab: Casework, once: Callable[[int], object]) -> dict[str, int]:
     """
     left: dict[str, int] = {}
     levels = [objects(lab)]
-    span = PAGED_SPAN if SLABS in levels[0] else 1
+    span, at_once = (PAGED_SPAN, PAGED_AT_ONCE) if SLABS in levels[0] else (1, AT_ONCE)
 
     def nothing_left() -> bool:
         more = objects(lab) - levels[-span]
@@ -120,7 +123,7 @@ def leak(lab: Casework, once: Callable[[int], object]) -> dict[str, int]:
     for series in range(1, SERIES + 1):
         for number in range(ROUNDS):
             once(number)
-            if number % 50 == 49:
+            if number % at_once == at_once - 1:
                 lab.wait_kthreads(0)  # what ends asynchronously is let end now and then
         limit = LATE_S if series == SERIES else SOON_S
         if len(levels) >= span and wait_until(nothing_left, limit * lab.guest.machine.pace):
