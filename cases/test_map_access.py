@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from harness.casework import Casework
 
 PAGE = 4096
+LEAST = 128
+"""Bytes that a struct bpf_map has at least, whatever the configuration."""
 EINVAL, EPERM = 22, 1
 PIN = Buffer(b"/sys/fs/bpf/cpus\0")
 
@@ -173,6 +175,7 @@ def test_memory_that_is_told(lab: Casework, max_entries: int) -> None:
         for value_size in (4, 8):
             cpumap = ask.cpumap(max_entries=max_entries, value_size=value_size)
             one = ask.cpumap(max_entries=1, value_size=value_size)
+            assert int(one.fdinfo()["memlock"]) > LEAST
             for _ in range(2):
                 told = int(cpumap.fdinfo()["memlock"]) - int(one.fdinfo()["memlock"])
                 model = cpumap.model.map.cpu_map_mem_usage() - one.model.map.cpu_map_mem_usage()
