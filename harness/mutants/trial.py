@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import LabError
+from harness.machine.process import leashed
 from harness.matrix.cli import run_pytest
 from harness.matrix.plan import Matrix, Row
 from harness.matrix.results import Collector
@@ -73,14 +74,14 @@ def run_trial(
         )
         with log.open("wb") as file:
             child = subprocess.Popen(
-                [sys.executable, "-m", __name__, asked],
+                leashed([sys.executable, "-m", __name__, asked], os.getpid()),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
             try:
                 child.wait()
-            finally:  # a Ctrl-C reaches it as well, and it ends its guests: wait for that
+            finally:  # it ends its guests
                 if child.poll() is None:
                     child.send_signal(signal.SIGTERM)
                     child.wait()
