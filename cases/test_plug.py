@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.answers import Answers
 from harness.guest import interface_name
 from harness.plug import plug_cpu, plug_nic, set_link, unplug_cpu, unplug_nic
 from harness.trace.events import CpumapEnqueue, CpumapKthread
@@ -35,6 +36,8 @@ def kthread_cpus(lab: Casework) -> set[int]:
 @pytest.mark.proves("__cpu_map_entry_alloc", "the kthread of a CPU that is offline runs elsewhere")
 def test_a_cpu_that_is_not_plugged_in_may_have_an_entry(lab: Casework) -> None:
     assert present(lab) == "0-3"
+    with Answers(lab) as ask:
+        ask.cpumap(max_entries=SPARE + 1).update(SPARE)
     run = lab.steer(SPARE)
     run.unpins()
     lab.send(frames=100)
