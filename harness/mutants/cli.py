@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -121,7 +122,10 @@ def mutants(
         return
     found: list[Finding] = []
     try:
-        with twin_of(tree) as twin, Phases(sys.stderr) as phases:
+        with contextlib.ExitStack() as until_done:
+            phases = until_done.enter_context(Phases(sys.stderr))
+            phases.begin(f"making a twin of {tree}, when nobody else has one")
+            twin = until_done.enter_context(twin_of(tree))
             trials = Trials(twin, good, whole=whole, workers=workers, phases=phases)
             for finding in trials.run(chosen):
                 phases.end()
