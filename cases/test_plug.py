@@ -33,11 +33,15 @@ def kthread_cpus(lab: Casework) -> set[int]:
 @pytest.mark.proves(
     "cpu_map_update_elem", "a CPU that is possible may have an entry, present or not"
 )
-@pytest.mark.proves("__cpu_map_entry_alloc", "the kthread of a CPU that is offline runs elsewhere")
 def test_a_cpu_that_is_not_plugged_in_may_have_an_entry(lab: Casework) -> None:
     assert present(lab) == "0-3"
     with Answers(lab) as ask:
         ask.cpumap(max_entries=SPARE + 1).update(SPARE)
+
+
+@with_spare_cpu
+@pytest.mark.proves("__cpu_map_entry_alloc", "the kthread of a CPU that is offline runs elsewhere")
+def test_the_kthread_of_a_cpu_that_is_not_plugged_in_runs_elsewhere(lab: Casework) -> None:
     run = lab.steer(SPARE)
     run.unpins()
     lab.send(frames=100)
