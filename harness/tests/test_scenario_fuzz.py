@@ -40,7 +40,7 @@ timeline:
 expect: {delivered: {1: [3, 9]}, dropped: 0, shares: {2: 0.5}, within: 0.1, in_order: true}
 """
 SEEDS = {"rich": RICH} | {
-    name: (CONFIGS / f"{name}.yaml").read_text().replace("captures/", f"{CONFIGS}/captures/")
+    name: (CONFIGS / f"{name}.yaml").read_text()
     for name in ("quickstart", "live-flood", "plugged", "replay")
 }
 SCRAPS = [
@@ -102,6 +102,7 @@ def test_no_mutation_ends_in_another_error(
     draw = random.Random(mutate.__name__)
     path = tmp_path / "mine.yaml"
     (tmp_path / "base.yaml").write_text(SEEDS["quickstart"])
+    (tmp_path / "captures").symlink_to(CONFIGS / "captures")  # by no path that differs by machine
     place = re.compile(re.escape(f"{tmp_path}/") + r"[^:]+:\d+:\d+: .")
     accepted = refused = 0
     unplaced: list[str] = []
