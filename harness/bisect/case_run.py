@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-import signal
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.apart import answer_apart
 from harness.case_id import split_id
 from harness.casework import Casework
 from harness.errors import BootFailed, KernelNotFound, LabError
@@ -109,14 +106,19 @@ def names_of(case: str) -> Iterator[str]:
             yield f"{function}[{left}]" if left else function
 
 
-def run_case(asked: dict[str, Any]) -> dict[str, Any]:
-    """Run a case and return its results, or what is wrong with the request."""
+def run_case(asked: dict[str, Any]) -> dict[str, Any] | None:
+    """Run a case and return its results, or what is wrong with the request.
+
+    None if it was interrupted.
+    """
     case, kernel = asked["case"], asked["kernel"]
     collector = Collector([kernel])
     options = ["-q", "-p", "no:cacheprovider", "--runxfail", "--kernel", kernel]
     options += ["--artifacts", asked["artifacts"], case.partition("[")[0]]
     witness = Witness(case, kernel, asked["signature"])
     status = pytest.main(options, plugins=[collector, witness])
+    if collector.interrupted:
+        return None
     fault = ""
     if collector.faults:
         fault = "\n".join(collector.faults)
@@ -133,18 +135,8 @@ def run_case(asked: dict[str, Any]) -> dict[str, Any]:
         }
         for result in collector.results()
     ]
-    return {"fault": fault, "results": results, "interrupted": collector.interrupted}
-
-
-def main(out: str, request: str) -> None:
-    """Run a case and write its results to a file."""
-    # To be told to end is to be interrupted: its guest ends with it
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
-    told = run_case(json.loads(request))
-    if not told.pop("interrupted"):
-        Path(out).write_text(json.dumps(told))
+    return {"fault": fault, "results": results}
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    answer_apart(run_case)

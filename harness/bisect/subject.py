@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from harness import errors
+from harness.apart import ask_apart
 from harness.bisect.case_run import names_of
 from harness.bisect.sight import LabBroken, Sight, show_of, worst
 from harness.errors import KernelNotFound, LabError, UserError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from harness.phases import Phases
     from harness.scenario.schema import Scenario
 
+CASE_RUN = "harness.bisect.case_run"
 CASE_TIMEOUT_S = 1800.0
 """Far beyond any deadline of the lab's."""
 
@@ -158,37 +159,22 @@ class Case:
         return Sight(shown, told["verdict"], why, told["duration_s"], artifacts)
 
     def _pytest(self, spec: str, root: Path) -> Any:
-        with tempfile.TemporaryDirectory() as room:
-            out = Path(room) / "results.json"
-            asked = {
-                "case": self.name,
-                "kernel": spec,
-                "artifacts": str(root),
-                "signature": self.signature.pattern if self.signature else None,
-            }
-            command = [sys.executable, "-m", "harness.bisect.case_run", str(out), json.dumps(asked)]
-            said = _run(command, self.name)
-            if not out.exists():
-                raise LabBroken(f"pytest broke on {self.name}:\n{said}")
-            return json.loads(out.read_text())
-
-
-def _run(command: list[str], name: str) -> str:
-    """Run a case's process to its end and return the last that it said; it dies with this one."""
-    with tempfile.TemporaryFile("w+") as out:
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
-        )
-        try:
-            child.wait(CASE_TIMEOUT_S)
-        except subprocess.TimeoutExpired as error:
-            raise LabBroken(f"{name} did not end in {CASE_TIMEOUT_S:.0f} s") from error
-        finally:
-            if child.poll() is None:
-                child.terminate()
-                child.wait()
-        out.seek(0)
-        return "\n".join(out.read().strip().splitlines()[-8:])
+        request = {
+            "case": self.name,
+            "kernel": spec,
+            "artifacts": str(root),
+            "signature": self.signature.pattern if self.signature else None,
+        }
+        with tempfile.TemporaryFile() as said:
+            try:
+                told = ask_apart(CASE_RUN, request, said, timeout_s=CASE_TIMEOUT_S)
+            except subprocess.TimeoutExpired as error:
+                raise LabBroken(f"{self.name} did not end in {CASE_TIMEOUT_S:.0f} s") from error
+            if told is None:
+                said.seek(0)
+                last = said.read().decode(errors="replace").strip().splitlines()[-8:]
+                raise LabBroken(f"pytest broke on {self.name}:\n" + "\n".join(last))
+        return told
 
 
 def make_subject(name: str, phases: Phases, signature: re.Pattern[str] | None = None) -> Subject:

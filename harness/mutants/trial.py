@@ -1,22 +1,14 @@
-"""Cases on one kernel until one fails, in a process of its own: `python -m harness.mutants.trial`.
-
-pytest keeps modules and what they remember of a kernel; the next one is at the same place.
-"""
+"""Cases on one kernel until one fails: `python -m harness.mutants.trial`."""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from harness.apart import answer_apart, ask_apart
 from harness.errors import LabError
-from harness.machine.process import leashed
 from harness.matrix.cli import run_pytest
 from harness.matrix.plan import Matrix, Row
 from harness.matrix.results import Collector
@@ -24,6 +16,7 @@ from harness.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from harness.matrix.results import Result
 
@@ -60,63 +53,44 @@ def run_trial(
     Raises:
         LabError: no case was run, and why.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch, "trial.json")
-        asked = json.dumps(
-            {
-                "spec": spec,
-                "expression": expression,
-                "workers": workers or len(os.sched_getaffinity(0)),
-                "stop": stop,
-                "artifacts": scratch,
-                "out": str(out),
-            }
-        )
-        with log.open("wb") as file:
-            child = subprocess.Popen(
-                leashed([sys.executable, "-m", __name__, asked], os.getpid()),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-            try:
-                child.wait()
-            finally:  # it ends its guests
-                if child.poll() is None:
-                    child.send_signal(signal.SIGTERM)
-                    child.wait()
-        if not out.exists():
-            raise LabError("the cases could not be run", remedy=f"see {log}")
-        told = json.loads(out.read_text())
+    request = {
+        "spec": spec,
+        "expression": expression,
+        "workers": workers or len(os.sched_getaffinity(0)),
+        "stop": stop,
+    }
+    with log.open("wb") as said:
+        told = ask_apart(__name__, request, said)
+    if told is None:
+        raise LabError("the cases could not be run", remedy=f"see {log}")
     if told["error"]:
         raise LabError(told["error"], remedy=f"see {log}")
     return Trial(told["red"], told["unsure"], told["green"])
 
 
-def main(request: str) -> None:
-    """Run cases and write to a file what came of them."""
-    asked = json.loads(request)
-    more = ["--artifacts", asked["artifacts"]]
+def answer(asked: dict[str, Any]) -> dict[str, Any] | None:
+    """Run cases and return what came of them; None if they were interrupted."""
     collector = Collector([asked["spec"]])
-    error = run_pytest(
-        Matrix(kernels=(Row(kernel=asked["spec"]),)),
-        collector,
-        asked["expression"],
-        asked["workers"],
-        locked=False,
-        more=[*more, "-x"] if asked["stop"] else more,
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        more = ["--artifacts", scratch]
+        error = run_pytest(
+            Matrix(kernels=(Row(kernel=asked["spec"]),)),
+            collector,
+            asked["expression"],
+            asked["workers"],
+            locked=False,
+            more=[*more, "-x"] if asked["stop"] else more,
+        )
     results = collector.results()
-    red = _reasons(results, RED)
-    if collector.interrupted and not (red or _reasons(results, (Verdict.INVALID,))):
-        raise KeyboardInterrupt
-    told = {
+    red, unsure = _reasons(results, RED), _reasons(results, (Verdict.INVALID,))
+    if collector.interrupted and not (red or unsure):
+        return None
+    return {
         "error": str(error) if error else None,
         "red": red,
-        "unsure": _reasons(results, (Verdict.INVALID,)),
+        "unsure": unsure,
         "green": sum(result.verdict in (Verdict.PASS, Verdict.KNOWN) for result in results),
     }
-    Path(asked["out"]).write_text(json.dumps(told))
 
 
 def _reasons(results: Sequence[Result], verdicts: Sequence[Verdict]) -> dict[str, str]:
@@ -128,4 +102,4 @@ def _reasons(results: Sequence[Result], verdicts: Sequence[Verdict]) -> dict[str
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    answer_apart(answer)

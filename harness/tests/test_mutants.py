@@ -16,7 +16,7 @@ from harness.kernels.build import BuildFailed, Built
 from harness.kernels.trees import prune_trees
 from harness.mutants.cli import mutants
 from harness.mutants.plan import FILE, Mutant, load_mutants
-from harness.mutants.trial import Trial, main, run_trial
+from harness.mutants.trial import Trial, answer, run_trial
 from harness.mutants.twin import CPUMAP, twin_of
 from harness.paths import REPO
 from harness.tests.matrix.tools import NEW, ended
@@ -275,21 +275,18 @@ class Ran:
     def results(self) -> list[object]:
         return list(self.ended)
 
-    def run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stop: bool) -> object:
+    def run(self, monkeypatch: pytest.MonkeyPatch, *, stop: bool) -> dict[str, object] | None:
         def run_pytest(*_: object, more: list[str], **__: object) -> LabError | None:
             self.options = more
             return self.error
 
         monkeypatch.setattr(harness.mutants.trial, "run_pytest", run_pytest)
         monkeypatch.setattr(harness.mutants.trial, "Collector", lambda _: self)
-        out = tmp_path / "out.json"
-        asked = {"spec": NEW, "expression": None, "workers": 1, "stop": stop}
-        main(json.dumps({**asked, "artifacts": str(tmp_path), "out": str(out)}))
-        return json.loads(out.read_text())
+        return answer({"spec": NEW, "expression": None, "workers": 1, "stop": stop})
 
 
 def test_a_trial_tells_what_failed_and_what_has_no_verdict(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ran = Ran(interrupted=True)  # which is what pytest calls it when it stops at a failure
     ran.ended += [
@@ -299,7 +296,7 @@ def test_a_trial_tells_what_failed_and_what_has_no_verdict(
         ended("test_b.py::test_four", NEW, "known", "uaf"),
         ended("test_b.py::test_five", NEW, "skip", "since 6.15"),
     ]
-    assert ran.run(tmp_path, monkeypatch, stop=True) == {
+    assert ran.run(monkeypatch, stop=True) == {
         "error": None,
         "red": {"cases/test_b.py::test_one": "it was 1", "cases/test_b.py::test_two": "oops"},
         "unsure": {"cases/test_b.py::test_three": "no boot"},
@@ -308,21 +305,15 @@ def test_a_trial_tells_what_failed_and_what_has_no_verdict(
     assert "-x" in ran.options
 
 
-def test_a_trial_that_somebody_stops_has_no_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        Ran(interrupted=True).run(tmp_path, monkeypatch, stop=False)
-    assert not (tmp_path / "out.json").exists()
+def test_a_trial_that_somebody_stops_has_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Ran(interrupted=True).run(monkeypatch, stop=False) is None
 
 
-def test_a_trial_that_pytest_refuses_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_that_pytest_refuses_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     ran = Ran()
     ran.error = UserError("no case fits")
-    told = ran.run(tmp_path, monkeypatch, stop=False)
-    assert isinstance(told, dict)
+    told = ran.run(monkeypatch, stop=False)
+    assert told is not None
     assert told["error"] == "no case fits"
     assert "-x" not in ran.options
 
