@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.agent.bpf import CpuMap, create_map
+from harness.agent.rights import limit_open_files
 from harness.answers import Answers, facts_of
 from harness.entries import load_verdicts
 from harness.errors import GuestError, TrafficError
@@ -39,6 +40,10 @@ ever on a busy host, and where pages are counted one is 10 KiB."""
 SOON_S, LATE_S = 1.0, 30.0
 """How long what is freed later is waited for after a series, and after the last."""
 SKB_BYTES = 256
+MAPS = 1000
+POINTER_BYTES = 8
+OTHERS = 100 << 10
+"""Bytes that come and go for other reasons."""
 SPARSE = 2000
 """Frames a second, of which the kthreads mostly find one."""
 MOST = 40
@@ -204,6 +209,28 @@ def test_refused_maps_leave_no_object(lab: Casework) -> None:
         assert create_map(lab.guest.calls, max_entries=too_many).errno == E2BIG
 
     assert leak(lab, be_refused) == {}
+
+
+@pytest.mark.proves("cpu_map_alloc", "its array has a pointer for each of max_entries, no more")
+def test_the_array_of_a_map_takes_its_entries_and_no_more(lab: Casework) -> None:
+    calls, most = lab.guest.calls, facts_of(lab.guest).nr_cpus
+    entries = min(512, 1 << most.bit_length() - 1)  # an array that fits a size of the slabs
+    maps: list[CpuMap] = []
+
+    def cost(max_entries: int) -> int:
+        before = meminfo_bytes(lab, "SUnreclaim") + meminfo_bytes(lab, "VmallocUsed")
+        maps.extend(CpuMap(calls, max_entries=max_entries) for _ in range(MAPS))
+        return meminfo_bytes(lab, "SUnreclaim") + meminfo_bytes(lab, "VmallocUsed") - before
+
+    limit_open_files(calls, 4 * MAPS)
+    last = calls.must("dup2", 0, 4 * MAPS - 1).value  # the table of files grows now
+    cost(entries)  # into what is free in slabs
+    more = cost(entries) - cost(1)
+    for each in maps:
+        each.close()
+    calls.must("close", last)
+    arrays = MAPS * (entries - 1) * POINTER_BYTES
+    assert 0.75 * arrays - OTHERS < more < 1.5 * arrays + OTHERS
 
 
 @pytest.mark.proves("cpu_map_free", "a map that is closed is freed to the last object")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 CAP_SYS_ADMIN, CAP_BPF, CAP_LAST = 21, 39, 40
 """include/uapi/linux/capability.h; there is none above CAP_CHECKPOINT_RESTORE."""
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
-RLIMIT_MEMLOCK = 8
+RLIMIT_NOFILE, RLIMIT_MEMLOCK = 7, 8
 
 
 def drop_capabilities(calls: Syscalls, *dropped: int) -> None:
@@ -34,3 +34,12 @@ def limit_locked_memory(calls: Syscalls, size: int) -> None:
         GuestError: the kernel refuses it.
     """
     calls.must("prlimit64", 0, RLIMIT_MEMLOCK, struct.pack("<QQ", size, (1 << 64) - 1), 0)
+
+
+def limit_open_files(calls: Syscalls, number: int) -> None:
+    """Set RLIMIT_NOFILE of the whole agent.
+
+    Raises:
+        GuestError: the kernel refuses it.
+    """
+    calls.must("prlimit64", 0, RLIMIT_NOFILE, struct.pack("<QQ", number, number), 0)

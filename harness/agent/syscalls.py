@@ -23,6 +23,7 @@ NR = {
     "ioctl": 16,
     "access": 21,
     "dup": 32,
+    "dup2": 33,
     "socket": 41,
     "sendto": 44,
     "recvfrom": 45,
