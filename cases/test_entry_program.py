@@ -40,6 +40,7 @@ def bad_programs(ask: Answers, cpumap: Twin) -> list[Ref]:
         {"attach_type": ATTACH_XDP},
         {"attach_type": 0},
         {"attach_type": ATTACH_XDP_DEVMAP},
+        {"type": PROG_TYPE_SOCKET_FILTER},  # of the right attach type, which is not looked at
         {"type": PROG_TYPE_SOCKET_FILTER, "attach_type": 0},
         {"type": PROG_TYPE_SCHED_CLS, "attach_type": 0},
     ]
