@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import AgentLost, ClockOff, KernelNotFound, QemuFailed, UserError
+from harness.errors import AgentLost, BootFailed, ClockOff, KernelNotFound, QemuFailed, UserError
 from harness.guest import DRIVERS, MODULES, PREPARED_BY, Guest, prepare
 from harness.images import build_initramfs, lay_out
 from harness.kernels import remembered, resolve
@@ -166,7 +166,7 @@ class Lab:
         snapshot = self._snapshot(recipe)
         try:
             return _clone(recipe, snapshot)
-        except (QemuFailed, AgentLost):
+        except (QemuFailed, AgentLost, BootFailed):
             # Whatever is wrong with it, a fresh one tells: if that fails too, it is not the cache
             take_away(snapshot.directory)
             return _clone(recipe, self._snapshot(recipe))
@@ -201,7 +201,8 @@ def _boot(machine: Machine) -> tuple[Machine, dict[str, Any]]:
     with contextlib.ExitStack() as undo:
         undo.enter_context(machine)
         machine.wait_boot()
-        prepared = prepare(machine)
+        with machine.settling():
+            prepared = prepare(machine)
         undo.pop_all()
     return machine, prepared
 
@@ -211,9 +212,10 @@ def _clone(recipe: Recipe, snapshot: Snapshot) -> Guest:
         machine = undo.enter_context(clone(recipe, snapshot))
         machine.twin = lambda: clone(recipe, snapshot)
         guest = Guest.of(machine, snapshot.prepared)
-        guest.read("/proc/uptime")  # it lives
-        for spare in range(recipe.topology.cpus, recipe.topology.possible_cpus):
-            unplug_cpu(guest, spare)
+        with machine.settling():
+            guest.read("/proc/uptime")  # it lives
+            for spare in range(recipe.topology.cpus, recipe.topology.possible_cpus):
+                unplug_cpu(guest, spare)
         undo.pop_all()
     return guest
 

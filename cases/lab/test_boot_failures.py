@@ -7,10 +7,12 @@ import resource
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+import harness.guest
 import harness.lab
 from harness.errors import BootFailed, CacheError, ClockOff, KernelNotFound, QemuFailed, ToolMissing
 from harness.judge import judge_error
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lab_tools import Cache
+
+    from harness.agent.syscalls import Syscalls
+    from harness.guest import Guest
 
 SMALL = Topology(cpus=1, memory_mib=256)
 
@@ -131,6 +136,35 @@ def test_a_kernel_that_panics(a_kernel: str, cache: Cache, either: Lab) -> None:
     judgement = judge_error(error, [])
     assert judgement.verdict is Verdict.CRASH
     assert cache.clean()
+
+
+def test_a_kernel_that_panics_when_it_is_made_ready(
+    a_kernel: str, cache: Cache, either: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(calls: Syscalls, _: object) -> None:
+        calls.link.call("write", "/proc/sysrq-trigger", b"c")
+
+    monkeypatch.setattr(harness.guest, "check_clock", crash)
+    error = boot_fails(either, a_kernel)
+    assert error.phase == "agent"
+    assert error.crashed
+    assert "the link closed while waiting for 'write': the guest has panicked" in error.message
+    assert "The kernel said: Kernel panic - not syncing: sysrq triggered crash" in error.message
+    assert judge_error(error, []).verdict is Verdict.CRASH
+    assert cache.clean()
+
+
+def test_a_kernel_that_panics_in_each_clone(
+    a_kernel: str, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(guest: Guest, _: int) -> None:
+        guest.write("/proc/sysrq-trigger", "c")
+
+    monkeypatch.setattr(harness.lab, "unplug_cpu", crash)
+    error = boot_fails(lab, a_kernel, replace(SMALL, spare_cpus=1))
+    assert error.phase == "agent"
+    assert error.crashed
+    assert judge_error(error, []).verdict is Verdict.CRASH
 
 
 def test_an_init_that_ends(

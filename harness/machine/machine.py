@@ -32,7 +32,7 @@ from harness.machine.watcher import PANICKED, Watcher
 from harness.paths import cache_dir
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from harness.images import Initramfs
     from harness.kernels import KernelImage
@@ -339,6 +339,22 @@ class Machine:
             self.link.call("read", "/proc/version", 4096, deadline_s=HELLO_S)
         except LabError as error:
             self._boot_failed(reached, error.message)
+
+    @contextlib.contextmanager
+    def settling(self) -> Iterator[None]:
+        """While a `with` block makes the booted guest ready: a kernel that dies of it did not boot.
+
+        Raises:
+            BootFailed: it has died, whatever the lab stumbled over first.
+        """
+        try:
+            yield
+        except LabError as error:
+            if self.splats():
+                self._boot_failed("agent", error.message)
+            raise
+        if self.ended:
+            self._boot_failed("agent", self.ended)
 
     def _make_ram(self) -> None:
         """Make the file that the nodes share: QEMU sizes one for the first node only."""

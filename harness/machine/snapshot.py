@@ -199,11 +199,12 @@ def _build(part: Path, recipe: Recipe, prepare: Callable[[Machine], dict[str, An
         try:
             machine.wait_boot()
             boot_s = time.monotonic() - start
-            prepared = prepare(machine)
-            machine.qmp("stop")
-            _ignore_shared(machine)
-            machine.qmp("migrate", uri=_uri(recipe, "out", part / "state"))
-            _settle(machine, SAVE_S)
+            with machine.settling():
+                prepared = prepare(machine)
+                machine.qmp("stop")
+                _ignore_shared(machine)
+                machine.qmp("migrate", uri=_uri(recipe, "out", part / "state"))
+                _settle(machine, SAVE_S)
         except LabError as error:
             if full := machine.no_room():
                 raise full from error
