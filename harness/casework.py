@@ -44,18 +44,21 @@ class Casework:
     Args:
         guest: a guest that nothing has touched.
         again: the case was run before, and what it died of was laid to the emulator.
+        patience: what is left of it with this kernel (`harness.patience.Patience`).
 
     Attributes:
         guest: the guest.
         kernel: its version numbers, like (6, 1, 192).
         cpus: the numbers of its CPUs, but for spare ones.
+        patience: as it was given.
         started: when the guest was there, by time.monotonic().
         books: of the run, once they are closed.
     """
 
-    def __init__(self, guest: Guest, *, again: bool = False) -> None:
+    def __init__(self, guest: Guest, *, again: bool = False, patience: float = 1.0) -> None:
         self.guest = guest
         self._again = again
+        self.patience = patience
         self.kernel = guest.machine.kernel.numbers
         self.cpus = range(guest.cpus - guest.spare_cpus)
         self.started = time.monotonic()
@@ -81,7 +84,8 @@ class Casework:
         targets = (to,) if isinstance(to, int) else tuple(to)
         if entries is None:
             entries = dict.fromkeys(targets, DEFAULT_QSIZE)
-        self._run = Steering(self.guest, Plan(targets, entries, **plan))  # type: ignore[arg-type]
+        what = Plan(targets, entries, **plan)  # type: ignore[arg-type]
+        self._run = Steering(self.guest, what, patience=self.patience)
         return self._run
 
     def send(self, frames: int, **how: object) -> int:
@@ -197,7 +201,7 @@ class Casework:
     def wait_for(self, met: Callable[[], bool]) -> None:
         """Wait until a condition is met, or the case's patience is over: assert it afterwards."""
         machine = self.guest.machine
-        limit = GONE_S * machine.pace
+        limit = GONE_S * machine.pace * self.patience
         if not wait_until(met, limit):
             machine.examine(f"what the case waited for did not come within {limit:.0f} s")
 

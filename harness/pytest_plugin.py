@@ -31,6 +31,7 @@ from harness.lab import Lab
 from harness.machine.topology import LAUNCHERS, Topology
 from harness.matrix.page import write_page
 from harness.matrix.results import Collector
+from harness.patience import Patience
 from harness.report.record import KernelRecord
 from harness.scenario.cli import refuse_with_target
 from harness.scenario.items import ScenarioFile
@@ -50,6 +51,7 @@ KNOWN_ISSUES = pytest.StashKey[list[KnownIssue]]()
 LOCK = pytest.StashKey[Lock | None]()
 WORKSHOPS = pytest.StashKey[Workshops]()
 COLLECTOR = pytest.StashKey[Collector]()
+PATIENCE = pytest.StashKey[Patience]()
 
 
 class CaseEnded(Exception):
@@ -145,6 +147,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         f"{KCONFIG}(*options): this case takes a kernel built with these options, without CONFIG_",
     )
+    config.stash[PATIENCE] = Patience()
     try:
         Topology(cpus=config.getoption("--cpus"), append=config.getoption("--append"))
         lock = config.stash[LOCK] = read_lock() if config.getoption("--locked") else None
@@ -307,7 +310,8 @@ def lab(
             pytest.skip(reason)
         if request.config.getoption("--gcov"):
             reset_counters(guest)
-        yield Casework(guest, again=run_again.WHY in request.node.stash)
+        patience = request.config.stash[PATIENCE].left(kernel_spec)
+        yield Casework(guest, again=run_again.WHY in request.node.stash, patience=patience)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -337,6 +341,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     told = "\n".join((*judgement.reasons, str(cause)))
     weighed, issue = weigh(judgement, told, concerned, case.kernel)
     pyfuncitem.user_properties.append(("verdict", str(weighed.verdict)))
+    if case.guest.machine.hang and weighed.verdict is Verdict.FAIL:
+        pyfuncitem.config.stash[PATIENCE].lose(str(pyfuncitem.funcargs["kernel_spec"]))
     if case.guest.machine.hang and weighed.verdict is not Verdict.PASS:
         pyfuncitem.user_properties.append(("hang", case.guest.machine.hang.kind.value))
     if issue:

@@ -14,13 +14,17 @@ import os
 import re
 import socket
 import pytest
+import harness.patience
 from harness.errors import TrafficError
 from harness.shell.gdb import open_stub
 from harness.traffic.frames import build_frames
 from harness.traffic.socket import SocketInjector
 
+harness.patience.VAIN = 2  # of the first cases
+
 
 def test_passes(lab):
+    assert lab.patience == 1.0
     lab.steer(1)
     lab.send(frames=10)
 
@@ -120,6 +124,10 @@ def test_leftover_kthread(lab, monkeypatch):
     run = lab.steer(1)
     run.dismantle = lambda: None
     monkeypatch.setattr("harness.casework.GONE_S", 1.0)
+
+
+def test_waits_less_after_cases_that_waited_in_vain(lab):
+    assert lab.patience == 0.25
 
 
 @pytest.mark.machine(cpus=1, memory_mib=256, append="rdinit=/nope root=/dev/nope")

@@ -51,6 +51,7 @@ class Steering:
     Args:
         guest: where.
         plan: how.
+        patience: what is left of it with this kernel (`harness.patience.Patience`).
 
     Attributes:
         cpumaps: the maps and their entries.
@@ -62,7 +63,7 @@ class Steering:
         GuestError: the kernel refuses a program, a map, an entry or an attachment.
     """
 
-    def __init__(self, guest: Guest, plan: Plan) -> None:
+    def __init__(self, guest: Guest, plan: Plan, *, patience: float = 1.0) -> None:
         self.guest = guest
         self.plan = plan
         self.evidence: Evidence | None = None
@@ -71,7 +72,7 @@ class Steering:
         self._intact = True
         self._pinned = True
         self._redirects_traced = False
-        self._rest_s = REST_S * guest.machine.pace
+        self._rest_s = REST_S * guest.machine.pace * patience
         self._ifindexes = [guest.ifindex[interface_name(nic)] for nic in plan.nics]
         self.cpumaps = Cpumaps(guest, plan)
         self._xdp = XdpSide(guest, plan, self.maps)
