@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 FEATURES = ("failslab",)
 """Of the kernels: bugs in what handles failed allocations are to be seen, too."""
 AS_IT_IS = "as it is"
+OUTCOME, NAME = 10, 40
+"""Columns of a line on a mutant."""
 LOG = "mutants.log"
 """What pytest said of the last kernel, in the directory that it was built in."""
 
@@ -118,7 +120,7 @@ def mutants(
     good = (tree / CPUMAP).read_text()
     if plan:
         for mutant in chosen:
-            click.echo(f"{_fate(mutant, good) or 'to try':<10}{mutant.name}")
+            click.echo(f"{_fate(mutant, good) or 'to try':<{OUTCOME}}{mutant.name}")
         return
     found: list[Finding] = []
     try:
@@ -131,7 +133,7 @@ def mutants(
                 phases.end()
                 found.append(finding)
                 click.echo(
-                    f"{finding.outcome:<10}{finding.name:<32}{finding.told}"
+                    f"{finding.outcome:<{OUTCOME}}{finding.name:<{NAME}}{finding.told}"
                     + (f"  ({finding.seconds:.0f} s)" if finding.seconds else "")
                 )
     finally:
@@ -202,7 +204,7 @@ class Trials:
                 remedy=f"see {self._output / LOG}",
             )
         self._phases.end()
-        click.echo(f"{AS_IT_IS:<42}{trial.green} cases pass")
+        click.echo(f"{AS_IT_IS:<{OUTCOME + NAME}}{trial.green} cases pass")
 
     def _try(self, mutant: Mutant) -> Finding:
         since = time.monotonic()

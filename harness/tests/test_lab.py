@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
@@ -18,6 +19,7 @@ from harness.errors import (
     ClockOff,
     GuestError,
     KernelNotFound,
+    LabError,
     QemuFailed,
     ToolMissing,
     UserError,
@@ -29,6 +31,8 @@ from harness.machine.machine import own
 from harness.machine.topology import Accel, Topology
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from harness.machine.machine import Recipe
 
 
@@ -167,6 +171,9 @@ class FakeMachine:
     def wait_boot(self) -> None:
         self._world.maybe(self._world.boot)
 
+    def settling(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
@@ -293,10 +300,11 @@ def test_a_guest_without_snapshots_is_booted(world: World) -> None:
 AGAIN = ["snapshot", "machine", "take away /s", "snapshot", "machine"]
 
 
-@pytest.mark.parametrize("error", [QemuFailed("x"), AgentLost("x")])
-def test_a_snapshot_that_does_not_live_is_made_anew_once(
-    world: World, error: QemuFailed | AgentLost
-) -> None:
+DIED = BootFailed("x", phase="agent", console="", crashed=True)
+
+
+@pytest.mark.parametrize("error", [QemuFailed("x"), AgentLost("x"), DIED])
+def test_a_snapshot_that_does_not_live_is_made_anew_once(world: World, error: LabError) -> None:
     world.uptime = [error]
     Lab().open("debian:6.1", Topology())
     assert world.asked[1:] == AGAIN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -13,6 +14,7 @@ from harness.machine.snapshot import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from harness.errors import CacheError
     from harness.machine.machine import Recipe
@@ -62,6 +64,9 @@ class FakeMachine:
 
     def wait_boot(self) -> None:
         type(self).boot()
+
+    def settling(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def no_room(self) -> CacheError | None:
         return type(self).full
