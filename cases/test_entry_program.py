@@ -81,6 +81,7 @@ def test_bad_programs_change_nothing(lab: Casework) -> None:
         cpumap = ask.cpumap()
         good = ask.program()
         for bad in bad_programs(ask, cpumap):
+            ask.cpumap().update(0, 64, bad)  # the first program of a map settles its type
             cpumap.update(0, 64, bad)
             cpumap.update(1, 64, good)
             cpumap.update(1, 65, bad)
