@@ -341,7 +341,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     told = "\n".join((*judgement.reasons, str(cause)))
     weighed, issue = weigh(judgement, told, concerned, case.kernel)
     pyfuncitem.user_properties.append(("verdict", str(weighed.verdict)))
-    if case.guest.machine.hang and weighed.verdict is Verdict.FAIL:
+    if case.guest.machine.hang and weighed.verdict in (Verdict.FAIL, Verdict.CRASH):
         pyfuncitem.config.stash[PATIENCE].lose(str(pyfuncitem.funcargs["kernel_spec"]))
     if case.guest.machine.hang and weighed.verdict is not Verdict.PASS:
         pyfuncitem.user_properties.append(("hang", case.guest.machine.hang.kind.value))
